@@ -1,0 +1,38 @@
+# install: .venv with everything for a CPU    demo: a working recommender    test: lint, types, suite
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+# The extra that brings FAISS: cpu, or gpu on a CUDA machine (never both).
+FAISS  ?= cpu
+
+.PHONY: install demo test check format bench clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml
+	@bash scripts/install.sh "$(PYTHON)" "$(VENV)" "$(FAISS)"
+	@touch $@
+
+demo: $(STAMP)
+	@$(BIN)/errata demo
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check
+	$(BIN)/python -m pytest
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)
+	@for name in $$($(BIN)/python -m benchmarks); do \
+		echo "== $$name"; $(BIN)/python -m benchmarks.$$name --quick || exit 1; done
+
+clean:
+	rm -rf $(VENV) var

@@ -1,0 +1,20 @@
+"""State that every replica of a service shares, in a real Redis (or Valkey) server.
+
+`embedded.py` starts a server as a child process where none is named; `client.py` makes clients
+that fail fast; `store.py` is the online store: user histories, user features, predictions that
+wait for their outcome.
+"""
+
+from feature_store.online.client import connect, describe
+from feature_store.online.embedded import EmbeddedRedis, EmbeddedRedisError
+from feature_store.online.store import Event, OnlineStore, StoredPrediction
+
+__all__ = [
+    "EmbeddedRedis",
+    "EmbeddedRedisError",
+    "Event",
+    "OnlineStore",
+    "StoredPrediction",
+    "connect",
+    "describe",
+]

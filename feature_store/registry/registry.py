@@ -1,0 +1,251 @@
+"""Publish, name, open and verify versions, on a local path or an object store."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from feature_store.registry.manifest import MANIFEST_NAME, FileEntry, Manifest
+
+ALIAS_HISTORY_LENGTH = 20
+
+
+class RegistryError(Exception):
+    """Base of what can go wrong with a registry."""
+
+
+class UnknownVersionError(RegistryError):
+    """The model, version or alias does not exist."""
+
+
+class CorruptVersionError(RegistryError):
+    """The files of a version are not the ones that were published."""
+
+
+class _Alias(BaseModel):
+    """Where an alias points: the last entry. Earlier entries are what a rollback returns to."""
+
+    model_config = ConfigDict(frozen=True)
+
+    history: tuple[str, ...]
+    moved_at: datetime
+
+
+class Registry:
+    """A versioned, content-checksummed store of models.
+
+    Layout: `ROOT/MODEL/versions/VERSION/{manifest.json,…}` and `ROOT/MODEL/aliases/NAME.json`.
+    The manifest is written last: a version without one does not exist.
+
+    Example:
+        >>> registry = Registry("var/registry")                              # doctest: +SKIP
+        >>> manifest = registry.publish("recommender", staging, data_fingerprint="…",
+        ...                             code_version="0.1.0", config={}, metrics={})
+        >>> registry.promote("recommender", manifest.version, alias="champion")
+        >>> directory = registry.open("recommender", "champion")
+    """
+
+    def __init__(self, root: str | Path, *, cache: Path | None = None) -> None:
+        """Root is a local path or an fsspec URL; `cache` holds copies of remote versions."""
+        self._fs, self._root = fsspec.core.url_to_fs(str(root))
+        self._is_local = "file" in (
+            self._fs.protocol if isinstance(self._fs.protocol, tuple) else (self._fs.protocol,)
+        )
+        self._cache = cache or Path(tempfile.gettempdir()) / "errata-registry-cache"
+
+    def publish(
+        self,
+        model: str,
+        staging: Path,
+        *,
+        data_fingerprint: str,
+        code_version: str,
+        config: Mapping[str, Any],
+        metrics: Mapping[str, Any],
+    ) -> Manifest:
+        """Copy every file of `staging` into a new version and return its manifest.
+
+        Raises:
+            ValueError: `staging` holds no file.
+        """
+        names = sorted(
+            str(path.relative_to(staging)) for path in staging.rglob("*") if path.is_file()
+        )
+        if not names:
+            raise ValueError(f"nothing to publish: {staging} holds no file")
+        now = datetime.now(UTC)
+        manifest = Manifest(
+            model=model,
+            version=f"{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}",
+            created_at=now,
+            code_version=code_version,
+            data_fingerprint=data_fingerprint,
+            config=dict(config),
+            metrics=dict(metrics),
+            files={name: FileEntry.of(staging / name) for name in names},
+        )
+        target = self._version_path(model, manifest.version)
+        for name in names:
+            destination = f"{target}/{name}"
+            self._fs.makedirs(destination.rsplit("/", 1)[0], exist_ok=True)
+            self._fs.put_file(str(staging / name), destination)
+        self._write_atomically(f"{target}/{MANIFEST_NAME}", manifest.model_dump_json(indent=2))
+        return manifest
+
+    def versions(self, model: str) -> list[Manifest]:
+        """All versions of `model`, oldest first; a version whose manifest is unreadable is left
+        out here and refused by `open`."""
+        manifests = []
+        for path in self._fs.glob(f"{self._root}/{model}/versions/*/{MANIFEST_NAME}"):
+            try:
+                manifests.append(Manifest.model_validate_json(self._fs.cat_file(path)))
+            except ValidationError:
+                continue
+        return sorted(manifests, key=lambda manifest: (manifest.created_at, manifest.version))
+
+    def models(self) -> list[str]:
+        """Names of the models that have at least one version."""
+        paths = self._fs.glob(f"{self._root}/*/versions")
+        return sorted(path.rstrip("/").split("/")[-2] for path in paths)
+
+    def aliases(self, model: str) -> dict[str, str]:
+        """Alias → version."""
+        found = {}
+        for path in self._fs.glob(f"{self._root}/{model}/aliases/*.json"):
+            name = path.rsplit("/", 1)[1].removesuffix(".json")
+            found[name] = self._alias(model, name).history[-1]
+        return found
+
+    def alias_history(self, model: str, alias: str) -> tuple[str, ...]:
+        """The versions that `alias` pointed at, newest last."""
+        return self._alias(model, alias).history
+
+    def resolve(self, model: str, reference: str) -> str:
+        """The version that `reference`, an alias or a version, stands for.
+
+        Raises:
+            UnknownVersionError: neither an alias nor a version of `model`.
+        """
+        if self._fs.exists(self._alias_path(model, reference)):
+            return self._alias(model, reference).history[-1]
+        if self._fs.exists(f"{self._version_path(model, reference)}/{MANIFEST_NAME}"):
+            return reference
+        known = sorted(self.aliases(model)) + [each.version for each in self.versions(model)]
+        raise UnknownVersionError(
+            f"model '{model}' has no version or alias '{reference}'; it has: "
+            + (", ".join(known) or "nothing yet (publish one with `errata train`)")
+        )
+
+    def manifest(self, model: str, reference: str) -> Manifest:
+        """The manifest of an alias or a version.
+
+        Raises:
+            UnknownVersionError, CorruptVersionError
+        """
+        version = self.resolve(model, reference)
+        raw = self._fs.cat_file(f"{self._version_path(model, version)}/{MANIFEST_NAME}")
+        try:
+            return Manifest.model_validate_json(raw)
+        except ValidationError as error:
+            raise CorruptVersionError(
+                f"{model} {version}: its manifest is unreadable ({error.error_count()} errors)"
+            ) from error
+
+    def open(self, model: str, reference: str) -> tuple[Path, Manifest]:
+        """A local directory that holds the verified files of a version, and its manifest.
+
+        A remote version is copied into the cache once. Every file's SHA-256 is checked on every
+        call, so a file that rotted since the last one is refused too.
+
+        Raises:
+            UnknownVersionError: no such alias or version.
+            CorruptVersionError: a file is missing or is not the one that was published.
+        """
+        manifest = self.manifest(model, reference)
+        path = self._version_path(model, manifest.version)
+        directory = Path(path) if self._is_local else self._fetch(path, manifest)
+        if problems := manifest.problems(directory):
+            raise CorruptVersionError(
+                f"{model} {manifest.version} is corrupt and was refused: {'; '.join(problems)}"
+            )
+        return directory, manifest
+
+    def promote(self, model: str, version: str, *, alias: str) -> None:
+        """Point `alias` at `version`, after verifying its files.
+
+        Raises:
+            UnknownVersionError, CorruptVersionError
+        """
+        _, manifest = self.open(model, version)
+        history: tuple[str, ...] = ()
+        if self._fs.exists(self._alias_path(model, alias)):
+            history = self._alias(model, alias).history
+        if history and history[-1] == manifest.version:
+            return
+        self._move(model, alias, (*history, manifest.version)[-ALIAS_HISTORY_LENGTH:])
+
+    def rollback(self, model: str, *, alias: str) -> str:
+        """Point `alias` back at the version before the present one, and return that version.
+
+        Raises:
+            UnknownVersionError: there is no earlier version.
+            CorruptVersionError: the earlier version is no longer whole.
+        """
+        history = self._alias(model, alias).history
+        if len(history) < 2:
+            raise UnknownVersionError(f"'{alias}' of '{model}' has no earlier version to return to")
+        self.open(model, history[-2])
+        self._move(model, alias, history[:-1])
+        return history[-2]
+
+    def _alias(self, model: str, alias: str) -> _Alias:
+        path = self._alias_path(model, alias)
+        if not self._fs.exists(path):
+            raise UnknownVersionError(f"model '{model}' has no alias '{alias}'")
+        return _Alias.model_validate_json(self._fs.cat_file(path))
+
+    def _move(self, model: str, alias: str, history: tuple[str, ...]) -> None:
+        record = _Alias(history=history, moved_at=datetime.now(UTC))
+        self._write_atomically(self._alias_path(model, alias), record.model_dump_json(indent=2))
+
+    def _fetch(self, remote: str, manifest: Manifest) -> Path:
+        local = self._cache / manifest.model / manifest.version
+        if not local.exists() or manifest.problems(local):
+            shutil.rmtree(local, ignore_errors=True)
+            partial = local.with_name(f"{local.name}.{uuid.uuid4().hex[:6]}")
+            for name in manifest.files:
+                (partial / name).parent.mkdir(parents=True, exist_ok=True)
+                self._fs.get_file(f"{remote}/{name}", str(partial / name))
+            local.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                partial.rename(local)
+            except OSError:  # another process fetched the same version meanwhile
+                shutil.rmtree(partial, ignore_errors=True)
+        return local
+
+    def _write_atomically(self, path: str, text: str) -> None:
+        self._fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+        if not self._is_local:  # an object store's put is atomic by itself
+            self._fs.pipe_file(path, text.encode())
+            return
+        temporary = Path(f"{path}.{uuid.uuid4().hex[:6]}.tmp")
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+    def _version_path(self, model: str, version: str) -> str:
+        return f"{self._root}/{model}/versions/{version}"
+
+    def _alias_path(self, model: str, alias: str) -> str:
+        return f"{self._root}/{model}/aliases/{alias}.json"

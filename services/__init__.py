@@ -1,0 +1,1 @@
+"""Floor 2, online: what answers requests. Never imports `pipelines`."""

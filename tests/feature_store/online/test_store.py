@@ -1,0 +1,73 @@
+import uuid
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from feature_store.online import Event, OnlineStore, StoredPrediction
+from feature_store.online.store import HISTORY_LENGTH
+
+
+@pytest.fixture
+def store(redis_client) -> OnlineStore:
+    return OnlineStore(redis_client)
+
+
+events = st.builds(
+    Event,
+    item_id=st.text(min_size=1, max_size=20),
+    timestamp_ms=st.integers(0, 2**53 - 1),
+    type=st.sampled_from(["click", "view", "dismiss"]),
+    weight=st.floats(0.1, 10),
+)
+
+
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(sent=st.lists(events, max_size=8))
+def test_a_history_comes_back_newest_first(store, sent):
+    user = uuid.uuid4()
+    for event in sent:
+        store.append(str(user), event)
+    history, features = store.user(str(user))
+    assert history == sent[::-1]
+    assert features == {}
+
+
+def test_the_same_feedback_counts_once(store):
+    event = Event("a", 1)
+    assert store.append("u", event, feedback_id="f1")
+    assert not store.append("u", event, feedback_id="f1")
+    assert store.append("u", event, feedback_id="f2")
+    assert store.user("u")[0] == [event, event]
+
+
+def test_a_history_is_capped(store):
+    for number in range(HISTORY_LENGTH + 5):
+        store.append("u", Event(str(number), number))
+    history, _ = store.user("u")
+    assert len(history) == HISTORY_LENGTH
+    assert history[0].item_id == str(HISTORY_LENGTH + 4)
+
+
+def test_materialising_keeps_what_happened_meanwhile(store):
+    store.append("seen", Event("new", 9))
+    histories = [("seen", [Event("old", 1)]), ("other", [Event("x", 1), Event("y", 2)])]
+    assert store.materialise(histories, {"other": {"age": 25.0}}) == 2
+    assert [event.item_id for event in store.user("seen")[0]] == ["new"]
+    history, features = store.user("other")
+    assert [event.item_id for event in history] == ["y", "x"]
+    assert features == {"age": 25.0}
+
+
+def test_tenants_do_not_see_each_other(redis_client):
+    OnlineStore(redis_client, tenant="one").append("u", Event("a", 1))
+    assert OnlineStore(redis_client, tenant="two").user("u")[0] == []
+
+
+def test_a_prediction_is_kept_until_its_outcome(store):
+    prediction = StoredPrediction("p", "u", "v1", ("a", "b"), (0.5, 0.25), 7)
+    store.put_prediction(prediction)
+    assert store.get_prediction("p") == prediction
+    assert store.get_prediction("q") is None

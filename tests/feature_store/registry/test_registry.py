@@ -1,0 +1,110 @@
+from pathlib import Path
+
+import pytest
+
+from feature_store.registry import CorruptVersionError, Registry, UnknownVersionError
+
+
+@pytest.fixture(params=["local", "object store"])
+def registry(request, tmp_path: Path) -> Registry:
+    root = tmp_path / "registry"
+    if request.param == "local":
+        return Registry(root)
+    # The in-memory file system behaves as an object store does: no rename, put is atomic.
+    return Registry(f"memory://{tmp_path.name}", cache=tmp_path / "cache")
+
+
+def publish(registry: Registry, tmp_path: Path, text: str) -> str:
+    staging = tmp_path / "staging"
+    (staging / "towers").mkdir(parents=True, exist_ok=True)
+    (staging / "towers" / "user.bin").write_text(text)
+    return registry.publish(
+        "recommender",
+        staging,
+        data_fingerprint="f",
+        code_version="0",
+        config={"dim": 4},
+        metrics={"recall@20": 0.5},
+    ).version
+
+
+def test_a_published_version_opens_with_the_same_bytes(registry, tmp_path):
+    version = publish(registry, tmp_path, "one")
+    directory, manifest = registry.open("recommender", version)
+    assert (directory / "towers" / "user.bin").read_text() == "one"
+    assert manifest.config == {"dim": 4}
+    assert manifest.metrics == {"recall@20": 0.5}
+    assert [each.version for each in registry.versions("recommender")] == [version]
+    assert registry.models() == ["recommender"]
+
+
+def test_an_alias_moves_and_rolls_back(registry, tmp_path):
+    first, second = publish(registry, tmp_path, "one"), publish(registry, tmp_path, "two")
+    registry.promote("recommender", first, alias="champion")
+    registry.promote("recommender", second, alias="champion")
+    assert registry.aliases("recommender") == {"champion": second}
+    assert registry.rollback("recommender", alias="champion") == first
+    assert registry.resolve("recommender", "champion") == first
+    with pytest.raises(UnknownVersionError, match="no earlier version"):
+        registry.rollback("recommender", alias="champion")
+
+
+def test_promoting_the_present_champion_again_keeps_the_way_back(registry, tmp_path):
+    first, second = publish(registry, tmp_path, "one"), publish(registry, tmp_path, "two")
+    for version in (first, second, second):
+        registry.promote("recommender", version, alias="champion")
+    assert registry.rollback("recommender", alias="champion") == first
+
+
+def test_an_unknown_reference_lists_what_there_is(registry, tmp_path):
+    version = publish(registry, tmp_path, "one")
+    with pytest.raises(UnknownVersionError, match=version):
+        registry.open("recommender", "nope")
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "manifest"])
+def test_a_damaged_version_is_refused_by_name(tmp_path, damage):
+    registry = Registry(tmp_path / "registry")
+    version = publish(registry, tmp_path, "one")
+    directory, _ = registry.open("recommender", version)
+    path = directory / ("manifest.json" if damage == "manifest" else "towers/user.bin")
+    if damage == "delete":
+        path.unlink()
+    else:
+        path.write_text({"flip": "onf", "truncate": "o", "manifest": "{"}[damage])
+    with pytest.raises(
+        CorruptVersionError, match="manifest" if damage == "manifest" else "user.bin"
+    ):
+        registry.open("recommender", version)
+
+
+def test_a_damaged_version_cannot_become_champion(tmp_path):
+    registry = Registry(tmp_path / "registry")
+    good, bad = publish(registry, tmp_path, "one"), publish(registry, tmp_path, "two")
+    registry.promote("recommender", good, alias="champion")
+    directory, _ = registry.open("recommender", bad)
+    (directory / "towers/user.bin").write_text("xxx")
+    with pytest.raises(CorruptVersionError):
+        registry.promote("recommender", bad, alias="champion")
+    assert registry.resolve("recommender", "champion") == good
+
+
+def test_an_interrupted_publication_is_no_version(tmp_path):
+    registry = Registry(tmp_path / "registry")
+    version = publish(registry, tmp_path, "one")
+    directory, _ = registry.open("recommender", version)
+    (directory / "manifest.json").unlink()
+    assert registry.versions("recommender") == []
+
+
+def test_nothing_to_publish_is_an_error(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="nothing to publish"):
+        Registry(tmp_path).publish(
+            "recommender",
+            tmp_path / "empty",
+            data_fingerprint="",
+            code_version="",
+            config={},
+            metrics={},
+        )

@@ -1,0 +1,81 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from feature_store.vectors import IndexSpec, VectorIndex
+
+
+def unit_vectors(n: int, d: int, seed: int) -> np.ndarray:
+    x = np.random.default_rng(seed).standard_normal((n, d)).astype(np.float32)
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def search_reference(vectors, queries, k, allowed):
+    scores = queries @ vectors.T
+    scores[:, ~allowed] = -np.inf
+    rows = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(scores, rows, axis=1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    n=st.integers(1, 60),
+    k=st.integers(1, 80),
+    share=st.floats(0, 1),
+    kind=st.sampled_from(["flat", "hnsw"]),
+    seed=st.integers(0, 2**16),
+)
+def test_filtered_search_returns_the_best_allowed_rows_and_k_of_them(n, k, share, kind, seed):
+    vectors, queries = unit_vectors(n, 8, seed), unit_vectors(3, 8, seed + 1)
+    allowed = np.random.default_rng(seed).random(n) < share
+    index = VectorIndex.build(vectors, IndexSpec(kind=kind), device="cpu")
+
+    scores, rows = index.search(queries, k, allowed=allowed)
+
+    expected = min(k, int(allowed.sum()))
+    assert ((rows >= 0).sum(axis=1) == expected).all()
+    assert allowed[rows[rows >= 0]].all()
+    assert (rows[:, expected:] == -1).all()
+    wanted = search_reference(vectors, queries, expected, allowed)
+    np.testing.assert_allclose(scores[:, :expected], wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["flat", "hnsw"])
+def test_a_saved_index_answers_as_before(tmp_path: Path, kind: str):
+    vectors, queries = unit_vectors(500, 16, 0), unit_vectors(5, 16, 1)
+    index = VectorIndex.build(vectors, IndexSpec(kind=kind), device="cpu")
+    index.save(tmp_path / "index.faiss")
+    loaded = VectorIndex.load(tmp_path / "index.faiss", device="cpu")
+    assert (len(loaded), loaded.dimension, loaded.kind) == (500, 16, kind)
+    for before, after in zip(index.search(queries, 10), loaded.search(queries, 10), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_hnsw_finds_nearly_all_of_the_exact_top_on_normalised_vectors():
+    vectors, queries = unit_vectors(5_000, 32, 0), unit_vectors(50, 32, 1)
+    _, exact = VectorIndex.build(vectors, IndexSpec(kind="flat"), device="cpu").search(queries, 50)
+    _, found = VectorIndex.build(vectors, IndexSpec(kind="hnsw"), device="cpu").search(queries, 50)
+    recall = np.mean([len(set(a) & set(b)) / 50 for a, b in zip(exact, found, strict=True)])
+    assert recall > 0.95
+
+
+def test_large_catalogues_get_a_graph():
+    assert IndexSpec().resolve(1_000).kind == "flat"
+    assert IndexSpec().resolve(1_000_000).kind == "hnsw"
+
+
+def test_wrong_shapes_are_named():
+    index = VectorIndex.build(unit_vectors(10, 4, 0), IndexSpec(), device="cpu")
+    with pytest.raises(ValueError, match=r"\(2, 5\).*\(B, 4\)"):
+        index.search(unit_vectors(2, 5, 0), 3)
+    with pytest.raises(ValueError, match="mask"):
+        index.search(unit_vectors(2, 4, 0), 3, allowed=np.ones(9, bool))
+
+
+def test_a_file_that_is_no_index_is_refused(tmp_path: Path):
+    (tmp_path / "bad.faiss").write_bytes(b"not an index")
+    with pytest.raises(ValueError, match="not a readable FAISS index"):
+        VectorIndex.load(tmp_path / "bad.faiss", device="cpu")
