@@ -1,0 +1,73 @@
+"""A user's recent history, the same in training and in serving."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from feature_store.interactions.log import InteractionLog
+
+# Signals that say "not this": they hide an item and never speak for one.
+NEGATIVE_SIGNALS = frozenset({"dismiss", "dislike", "skip"})
+
+
+class HistoryPolicy(BaseModel):
+    """Which past interactions speak for a user, and how loudly.
+
+    Attributes:
+        max_items: only the newest so many distinct items.
+        half_life_items: an item that many places before the newest weighs half; None weighs all
+            alike.
+        weak_signals: interaction types that weigh `weak_weight` (follows, previews, views).
+        weak_weight: weight of a weak signal, in (0, 1].
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_items: int = Field(1_000, ge=1)
+    half_life_items: float | None = Field(None, gt=0)
+    weak_signals: tuple[str, ...] = ()
+    weak_weight: float = Field(0.5, gt=0, le=1)
+
+    def weigh(
+        self, items: NDArray[np.int64], signals: Sequence[str] | NDArray[np.str_]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """One user's items, newest first, and their weights.
+
+        Args:
+            items: (n,) catalogue rows in time order, oldest first; -1 is an unknown item.
+            signals: (n,) interaction types.
+
+        Returns:
+            rows (m,) int64 distinct, newest first; weights (m,) float32 in (0, 1].
+        """
+        newest_first = items[::-1]
+        loud = np.where(np.isin(signals, self.weak_signals), self.weak_weight, 1.0)[::-1]
+        speaks = (newest_first >= 0) & ~np.isin(signals, list(NEGATIVE_SIGNALS))[::-1]
+        newest_first, loud = newest_first[speaks], loud[speaks]
+        rows, first = np.unique(newest_first, return_index=True)
+        strongest = np.zeros(len(rows))
+        np.maximum.at(strongest, np.searchsorted(rows, newest_first), loud)
+        order = np.argsort(first)[: self.max_items]
+        age = np.arange(len(order), dtype=np.float64)
+        decay = 1.0 if self.half_life_items is None else 0.5 ** (age / self.half_life_items)
+        return rows[order], (strongest[order] * decay).astype(np.float32)
+
+    def matrix(self, log: InteractionLog) -> sp.csr_matrix:
+        """(n_users, n_items) float32: `weigh` of every user of the log."""
+        users, rows, weights = [], [], []
+        bounds = np.searchsorted(log.user, np.arange(log.n_users + 1))
+        for user in np.unique(log.user):
+            span = slice(bounds[user], bounds[user + 1])
+            items, weight = self.weigh(log.item[span], log.signal[span])
+            users.append(np.full(len(items), user))
+            rows.append(items)
+            weights.append(weight)
+        if not users:
+            return sp.csr_matrix((log.n_users, log.n_items), dtype=np.float32)
+        entries = (np.concatenate(weights), (np.concatenate(users), np.concatenate(rows)))
+        return sp.csr_matrix(entries, shape=(log.n_users, log.n_items), dtype=np.float32)

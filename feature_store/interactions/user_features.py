@@ -1,0 +1,80 @@
+"""What is known of a user besides the history: categories and numbers as one vector."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+
+class UserFeatureSpec(BaseModel):
+    """How a user's features become a vector: fixed in training, kept with the model.
+
+    Attributes:
+        vocabulary: categorical column → known values.
+        numeric: numeric column → (mean, standard deviation) in the training table.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    vocabulary: dict[str, tuple[str, ...]] = {}
+    numeric: dict[str, tuple[float, float]] = {}
+
+    @classmethod
+    def fit(cls, users: pl.DataFrame | None, *, max_values: int = 128) -> UserFeatureSpec:
+        """Take every categorical and numeric column of the users table; none gives no features."""
+        if users is None:
+            return cls()
+        vocabulary, numeric = {}, {}
+        for name, kind in users.schema.items():
+            if kind == pl.List(pl.String):
+                counts = users[name].explode().drop_nulls().value_counts(sort=True, name="count")
+                ranked = counts.sort("count", name, descending=[True, False])
+                vocabulary[name] = tuple(ranked[name].head(max_values).to_list())
+            elif kind.is_numeric():
+                column = users[name].drop_nulls().cast(pl.Float64)
+                values = column.to_numpy()
+                spread = float(values.std()) if len(values) else 0.0
+                numeric[name] = (float(values.mean()) if len(values) else 0.0, spread or 1.0)
+        return cls(vocabulary=vocabulary, numeric=numeric)
+
+    @property
+    def dimension(self) -> int:
+        """Length of a user's feature vector."""
+        return sum(len(values) for values in self.vocabulary.values()) + len(self.numeric)
+
+    def encode(self, users: Sequence[Mapping[str, Any]]) -> NDArray[np.float32]:
+        """(len(users), dimension) float32; what is missing or unknown is 0, the average user."""
+        encoded = np.zeros((len(users), self.dimension), np.float32)
+        positions, offset = {}, 0
+        for name, values in self.vocabulary.items():
+            positions.update({(name, value): offset + i for i, value in enumerate(values)})
+            offset += len(values)
+        for row, user in enumerate(users):
+            for name in self.vocabulary:
+                cell = user.get(name) or ()
+                for value in [cell] if isinstance(cell, str) else cell:
+                    if (name, value) in positions:
+                        encoded[row, positions[name, value]] = 1.0
+            for column, (name, (mean, spread)) in enumerate(self.numeric.items()):
+                value = user.get(name)
+                if value is not None:
+                    encoded[row, offset + column] = (float(value) - mean) / spread
+        return encoded
+
+    def of_table(self, users: pl.DataFrame | None, user_ids: Sequence[str]) -> NDArray[np.float32]:
+        """(len(user_ids), dimension) float32 features of these users, zeros for absent ones."""
+        known = by_user_id(users)
+        return self.encode([known.get(user_id, {}) for user_id in user_ids])
+
+
+def by_user_id(users: pl.DataFrame | None) -> dict[str, dict[str, Any]]:
+    """User id → the user's features as stored online."""
+    if users is None:
+        return {}
+    rows = users.to_dicts()
+    return {row.pop("user_id"): row for row in rows}

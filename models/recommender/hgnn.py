@@ -1,0 +1,104 @@
+"""Heterogeneous graph network over items: one GraphSAGE convolution per edge type.
+
+After 2T-HGNN (arXiv 2403.05185, section 3):
+
+    AGG_r(v)  = max over u in N_r(v) of σ(W_r h_u + b_r)
+    h_v       ← σ(W h_v + Σ_r V_r AGG_r(v))            (no σ after the last layer)
+    z_v       = h_v / ‖h_v‖₂
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch_geometric.nn import HeteroConv, SAGEConv
+
+from models.recommender.neighbours import EdgeType
+
+
+class HeteroGraphNetwork(nn.Module):
+    """Item features and an item graph in, one unit vector per item out.
+
+    An item without a single edge still gets a vector, from its features alone: that is what
+    makes the network inductive.
+
+    Shapes:
+        x: item type → (n_type, d_in)
+        edge_index: edge type → (2, E)
+        returns: item type → (n_type, d_out), rows of unit length
+    """
+
+    def __init__(
+        self,
+        *,
+        edge_types: Sequence[EdgeType],
+        node_types: Sequence[str],
+        d_in: int,
+        d_hidden: int,
+        d_out: int,
+        n_layers: int = 2,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        sizes = [d_in, *[d_hidden] * (n_layers - 1), d_out]
+        self.layers = nn.ModuleList()
+        self.own = nn.ModuleList()
+        for before, after in itertools.pairwise(sizes):
+            convolutions = {
+                edge_type: SAGEConv(
+                    (before, before), after, aggr="max", project=True, root_weight=False
+                )
+                for edge_type in edge_types
+            }
+            self.layers.append(HeteroConv(convolutions, aggr="sum"))
+            self.own.append(nn.ModuleDict({kind: nn.Linear(before, after) for kind in node_types}))
+        self.dropout = dropout
+
+    def forward(
+        self, x: Mapping[str, Tensor], edge_index: Mapping[EdgeType, Tensor]
+    ) -> dict[str, Tensor]:
+        """See the class."""
+        hidden = dict(x)
+        for depth, (convolution, own) in enumerate(zip(self.layers, self.own, strict=True)):
+            messages = convolution(hidden, dict(edge_index)) if edge_index else {}
+            updated = {kind: own.get_submodule(kind)(rows) for kind, rows in hidden.items()}
+            for kind, message in messages.items():
+                updated[kind] = updated[kind] + message
+            if depth < len(self.layers) - 1:
+                updated = {
+                    kind: functional.dropout(
+                        functional.relu(rows), self.dropout, training=self.training
+                    )
+                    for kind, rows in updated.items()
+                }
+            hidden = updated
+        return {kind: functional.normalize(rows, dim=-1) for kind, rows in hidden.items()}
+
+
+def link_margin_loss(
+    anchor: Tensor, positive: Tensor, negatives: Tensor, *, margin: float
+) -> Tensor:
+    """Mean over links and negatives of max(0, a·n − a·p + margin) (2T-HGNN, equation 3).
+
+    Shapes:
+        anchor, positive: (B, d); negatives: (N, d); returns: scalar
+    """
+    gap = anchor @ negatives.T - (anchor * positive).sum(-1, keepdim=True)  # (B, N)
+    return functional.relu(gap + margin).mean()
+
+
+def link_softmax_loss(
+    anchor: Tensor, positive: Tensor, negatives: Tensor, *, temperature: float
+) -> Tensor:
+    """Cross entropy of the true neighbour among the shared negatives.
+
+    Shapes:
+        anchor, positive: (B, d); negatives: (N, d); returns: scalar
+    """
+    true = (anchor * positive).sum(-1, keepdim=True)  # (B, 1)
+    logits = torch.cat([true, anchor @ negatives.T], dim=1) / temperature  # (B, 1 + N)
+    return functional.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64))
