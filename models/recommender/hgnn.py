@@ -55,8 +55,10 @@ class HeteroGraphNetwork(nn.Module):
                 for edge_type in edge_types
             }
             self.layers.append(HeteroConv(convolutions, aggr="sum"))
-            self.own.append(nn.ModuleDict({kind: nn.Linear(before, after) for kind in node_types}))
+            self.own.append(nn.ModuleList([nn.Linear(before, after) for _ in node_types]))
         self.dropout = dropout
+        # By position: a type's name may hold characters that a module's name may not.
+        self.position_of = {kind: position for position, kind in enumerate(node_types)}
 
     def forward(
         self, x: Mapping[str, Tensor], edge_index: Mapping[EdgeType, Tensor]
@@ -65,7 +67,10 @@ class HeteroGraphNetwork(nn.Module):
         hidden = dict(x)
         for depth, (convolution, own) in enumerate(zip(self.layers, self.own, strict=True)):
             messages = convolution(hidden, dict(edge_index)) if edge_index else {}
-            updated = {kind: own.get_submodule(kind)(rows) for kind, rows in hidden.items()}
+            updated = {
+                kind: own.get_submodule(str(self.position_of[kind]))(rows)
+                for kind, rows in hidden.items()
+            }
             for kind, message in messages.items():
                 updated[kind] = updated[kind] + message
             if depth < len(self.layers) - 1:

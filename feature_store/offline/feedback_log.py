@@ -1,0 +1,92 @@
+"""An append-only log of feedback: one JSON line per outcome, a directory per day."""
+
+from __future__ import annotations
+
+import os
+import threading
+import uuid
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import orjson
+import polars as pl
+
+SCHEMA = {
+    "feedback_id": pl.String,
+    "user_id": pl.String,
+    "item_id": pl.String,
+    "type": pl.String,
+    "weight": pl.Float32,
+    "timestamp_ms": pl.Int64,
+    "prediction_id": pl.String,
+    "model_version": pl.String,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FeedbackRecord:
+    """One outcome.
+
+    Attributes:
+        feedback_id: the same id is the same outcome, however often it was sent.
+        timestamp_ms: when it happened, milliseconds since the epoch.
+        prediction_id: the answer that was acted upon, if known.
+        model_version: the version that served then.
+    """
+
+    feedback_id: str
+    user_id: str
+    item_id: str
+    type: str
+    weight: float
+    timestamp_ms: int
+    prediction_id: str | None
+    model_version: str | None
+
+    def pack(self) -> bytes:
+        """One line of JSON."""
+        return orjson.dumps(asdict(self), option=orjson.OPT_APPEND_NEWLINE)
+
+    @classmethod
+    def unpack(cls, line: bytes) -> FeedbackRecord:
+        """Inverse of `pack`."""
+        return cls(**orjson.loads(line))
+
+
+class FeedbackLog:
+    """Writers append to files of their own, so that several processes share a directory.
+
+    A record is handed to the operating system before `append` returns: it survives the death of
+    the process, and a power cut loses at most what the system had not written back.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """`directory` holds `day=YYYY-MM-DD/WRITER.jsonl`."""
+        self._directory = directory
+        self._writer = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._lock = threading.Lock()
+
+    def append(self, record: FeedbackRecord) -> None:
+        """Write one record into the partition of the day on which it happened."""
+        day = datetime.fromtimestamp(record.timestamp_ms / 1_000, UTC).date()
+        path = self._directory / f"day={day}" / f"{self._writer}.jsonl"
+        with self._lock:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("ab", buffering=0) as file:
+                file.write(record.pack())
+
+    def read(self) -> pl.DataFrame:
+        """All outcomes, each feedback_id once, in time order; a half-written last line is left
+        out."""
+        records = []
+        for path in sorted(self._directory.glob("day=*/*.jsonl")):
+            for line in path.read_bytes().splitlines():
+                try:
+                    records.append(asdict(FeedbackRecord.unpack(line)))
+                except (orjson.JSONDecodeError, TypeError):
+                    continue
+        table = pl.DataFrame(records, schema=SCHEMA)
+        return table.unique("feedback_id", keep="first", maintain_order=True).sort(
+            "timestamp_ms", maintain_order=True
+        )

@@ -1,0 +1,102 @@
+"""Errors as RFC 9457 problem documents (`application/problem+json`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class ProblemError(Exception):
+    """A failure that the caller is told about.
+
+    Attributes:
+        status: HTTP status.
+        title: what kind of problem it is, the same words every time.
+        detail: what happened in this case and what to do.
+    """
+
+    def __init__(self, *, status: int, title: str, detail: str, **members: Any) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.title = title
+        self.detail = detail
+        self.members = members
+
+    def response(self, request: Request) -> JSONResponse:
+        """The document."""
+        body = {
+            "type": "about:blank",
+            "title": self.title,
+            "status": self.status,
+            "detail": self.detail,
+            "instance": request.url.path,
+            **self.members,
+        }
+        return JSONResponse(body, status_code=self.status, media_type=MEDIA_TYPE)
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of `app` with a problem document."""
+    app.add_exception_handler(ProblemError, _problem)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI `responses` for the problem documents that a route may answer."""
+    schema = {
+        "type": "object",
+        "required": ["type", "title", "status", "detail", "instance"],
+        "properties": {
+            "type": {"type": "string"},
+            "title": {"type": "string"},
+            "status": {"type": "integer"},
+            "detail": {"type": "string"},
+            "instance": {"type": "string"},
+        },
+    }
+    return {
+        status: {"description": "Problem document", "content": {MEDIA_TYPE: {"schema": schema}}}
+        for status in statuses
+    }
+
+
+async def _problem(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ProblemError)
+    return error.response(request)
+
+
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    errors = [
+        {"pointer": "/" + "/".join(map(str, each["loc"])), "detail": each["msg"]}
+        for each in error.errors()
+    ]
+    detail = "; ".join(f"{each['pointer']}: {each['detail']}" for each in errors[:3])
+    return ProblemError(status=422, title="Invalid request", detail=detail, errors=errors).response(
+        request
+    )
+
+
+async def _http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    response = ProblemError(
+        status=error.status_code, title=str(error.detail), detail=str(error.detail)
+    ).response(request)
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _unexpected(request: Request, _: Exception) -> JSONResponse:
+    return ProblemError(
+        status=500,
+        title="Internal error",
+        detail="The service failed to answer; the failure is in its log.",
+    ).response(request)

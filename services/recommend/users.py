@@ -1,0 +1,130 @@
+"""What is known of a user, also while Redis is away."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import redis
+
+from feature_store.offline import FeedbackRecord, Spool
+from feature_store.online import Event, OnlineStore, StoredPrediction
+
+RETRY_AFTER_S = 1.0
+REMEMBERED_USERS = 10_000
+
+
+@dataclass(frozen=True)
+class KnownUser:
+    """History, newest first, and features; `degraded` when they may be stale or missing."""
+
+    events: list[Event] = field(default_factory=list)
+    features: dict[str, Any] = field(default_factory=dict)
+    degraded: bool = False
+
+
+class Users:
+    """The online store behind a circuit breaker, with a memory of the users seen last.
+
+    After a failure Redis is left alone for a second: a dead or stalled server then costs one
+    time-out a second, not one a request. Feedback that cannot be delivered waits in the spool and
+    is replayed, in order, before the next that can.
+    """
+
+    def __init__(
+        self,
+        store: OnlineStore,
+        spool: Spool,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._spool = spool
+        self._clock = clock
+        self._closed_until = 0.0
+        self._remembered: OrderedDict[str, KnownUser] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def available(self) -> bool:
+        """Whether Redis answered when it was last asked."""
+        return self._clock() >= self._closed_until
+
+    def check(self) -> bool:
+        """Ask Redis now, and deliver what waits."""
+        try:
+            self._store.ping()
+            self._closed_until = 0.0
+            self._spool.replay(self._deliver)
+        except redis.RedisError:
+            self._open_breaker()
+            return False
+        return True
+
+    def get(self, user_id: str) -> KnownUser:
+        """What is known of `user_id`; nothing for an unknown user."""
+        if self.available:
+            try:
+                events, features = self._store.user(user_id)
+            except redis.RedisError:
+                self._open_breaker()
+            else:
+                return self._remember(user_id, KnownUser(events, features))
+        with self._lock:
+            last = self._remembered.get(user_id, KnownUser())
+        return KnownUser(last.events, last.features, degraded=True)
+
+    def keep_prediction(self, prediction: StoredPrediction) -> bool:
+        """Keep what was served for its outcome; False when Redis is away."""
+        if not self.available:
+            return False
+        try:
+            self._store.put_prediction(prediction)
+        except redis.RedisError:
+            self._open_breaker()
+            return False
+        return True
+
+    def prediction(self, prediction_id: str) -> StoredPrediction | None:
+        """What was served under this id, if it is still kept and Redis answers."""
+        if not self.available:
+            return None
+        try:
+            return self._store.get_prediction(prediction_id)
+        except redis.RedisError:
+            self._open_breaker()
+            return None
+
+    def apply(self, record: FeedbackRecord) -> bool | None:
+        """Put feedback into the user's history.
+
+        Returns:
+            True when it was applied, False when this feedback_id had been, None when it waits.
+        """
+        if self.available:
+            try:
+                self._spool.replay(self._deliver)
+                return self._deliver(record)
+            except redis.RedisError:
+                self._open_breaker()
+        self._spool.append(record)
+        return None
+
+    def _deliver(self, record: FeedbackRecord) -> bool:
+        event = Event(record.item_id, record.timestamp_ms, record.type, record.weight)
+        return self._store.append(record.user_id, event, feedback_id=record.feedback_id)
+
+    def _remember(self, user_id: str, known: KnownUser) -> KnownUser:
+        with self._lock:
+            self._remembered[user_id] = known
+            self._remembered.move_to_end(user_id)
+            if len(self._remembered) > REMEMBERED_USERS:
+                self._remembered.popitem(last=False)
+        return known
+
+    def _open_breaker(self) -> None:
+        self._closed_until = self._clock() + RETRY_AFTER_S

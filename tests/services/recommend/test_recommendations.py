@@ -1,0 +1,145 @@
+import pytest
+
+WAR = ["film-war-01", "film-war-02", "film-war-03"]
+
+
+def ask(client, **body):
+    response = client.post("/v1/recommendations", json=body)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def ids(answer):
+    return [item["item_id"] for item in answer["items"]]
+
+
+def test_a_history_brings_items_like_it_and_not_itself(client):
+    answer = ask(client, history=WAR, k=10)
+    assert len(answer["items"]) == 10
+    assert all("-war-" in item_id for item_id in ids(answer))
+    assert not set(ids(answer)) & set(WAR)
+    assert answer["personalised"]
+    assert not answer["degraded"]
+    assert answer["prediction_id"]
+    scores = [item["score"] for item in answer["items"]]
+    assert scores == sorted(scores, reverse=True)
+    assert answer["items"][0]["title"].startswith("war ")
+
+
+def test_seen_items_come_back_when_asked_for(client):
+    answer = ask(client, history=WAR, k=40, exclude_seen=False)
+    assert set(WAR) <= set(ids(answer))
+
+
+def test_types_and_exclusions_act_inside_the_search(client):
+    excluded = [f"book-war-{n:02}" for n in range(10)]
+    answer = ask(client, history=WAR, k=60, item_types=["book"], exclude=excluded)
+    assert len(answer["items"]) == 50  # all the books there are, less the excluded
+    assert {item["item_type"] for item in answer["items"]} == {"book"}
+    assert not set(ids(answer)) & set(excluded)
+    assert all("-war-" in each for each in ids(answer)[:10])
+
+
+def test_nobody_in_particular_gets_what_is_popular(client):
+    answer = ask(client, user_id="a stranger", k=5)
+    assert not answer["personalised"]
+    assert ids(answer) == [f"book-love-{n:02}" for n in range(5)]
+
+
+def test_a_click_changes_the_next_answer_and_a_dismissal_hides(client):
+    before = ask(client, user_id="u1", k=5)
+    click = client.post("/v1/feedback", json={"user_id": "u1", "item_id": "film-sea-07"}).json()
+    assert click == {
+        "status": "applied",
+        "known_item": True,
+        "known_prediction": None,
+        "degraded": False,
+    }
+    after = ask(client, user_id="u1", k=5)
+    assert ids(after) != ids(before)
+    assert all("-sea-" in each for each in ids(after))
+    dismissed = ids(after)[0]
+    client.post("/v1/feedback", json={"user_id": "u1", "item_id": dismissed, "type": "dismiss"})
+    last = ask(client, user_id="u1", k=5)
+    assert dismissed not in ids(last)
+    assert ids(last)[:4] == ids(after)[1:]
+
+
+def test_a_request_history_is_added_to_the_stored_one(client):
+    client.post("/v1/feedback", json={"user_id": "u2", "item_id": "film-sea-07"})
+    answer = ask(client, user_id="u2", history=["film-love-01"], k=10)
+    genres = {each.split("-")[1] for each in ids(answer)}
+    assert genres == {"sea", "love"}
+
+
+def test_reasons_name_the_history_items_that_brought_a_result(client):
+    answer = ask(client, history=[*WAR, "film-love-01"], k=3, explain=True)
+    for item in answer["items"]:
+        genre = item["item_id"].split("-")[1]
+        assert all(genre in reason["item_id"] for reason in item["reasons"][:1])
+        parts = [reason["contribution"] for reason in item["reasons"]]
+        assert parts == sorted(parts, reverse=True)
+    assert ask(client, history=WAR, k=1)["items"][0]["reasons"] is None
+
+
+def test_an_unknown_history_item_is_named_and_ignored(client):
+    answer = ask(client, history=[*WAR, "no-such-film"], k=3)
+    assert answer["unknown_history"] == ["no-such-film"]
+    assert ids(answer) == ids(ask(client, history=WAR, k=3))
+
+
+def test_similar_items(client):
+    answer = client.get("/v1/items/film-war-01/similar", params={"k": 5}).json()
+    assert len(answer["items"]) == 5
+    assert all("-war-" in each for each in ids(answer))
+    assert "film-war-01" not in ids(answer)
+    books = client.get("/v1/items/film-war-01/similar", params={"item_type": "book"}).json()
+    assert all(each.startswith("book-war-") for each in ids(books))
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({"k": 0}, "/body/k"),
+        ({"k": 10_000}, "/body/k"),
+        ({"history": [""]}, "/body/history/0"),
+        ({"user": "typo"}, "/body/user"),
+        ({"user_id": 7}, "/body/user_id"),
+    ],
+)
+def test_a_bad_request_is_a_problem_document_that_points_at_the_fault(client, body, pointer):
+    response = client.post("/v1/recommendations", json=body)
+    assert response.status_code == 422
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = response.json()
+    assert problem["errors"][0]["pointer"] == pointer
+    assert {"type", "title", "status", "detail", "instance"} <= set(problem)
+
+
+def test_unknown_things_are_problem_documents(client):
+    for response, status in (
+        (client.post("/v1/recommendations", json={"item_types": ["song"]}), 422),
+        (client.get("/v1/items/nope/similar"), 404),
+        (client.get("/nowhere"), 404),
+        (client.get("/v1/feedback"), 405),
+    ):
+        assert response.status_code == status
+        assert response.headers["content-type"] == "application/problem+json"
+        assert response.json()["status"] == status
+
+
+def test_the_openapi_document_has_examples_and_every_route(client):
+    document = client.get("/openapi.json").json()
+    assert document["components"]["schemas"]["RecommendationRequest"]["examples"]
+    for path in ("/v1/recommendations", "/v1/feedback", "/v1/items/{item_id}/similar", "/readyz"):
+        assert path in document["paths"]
+
+
+def test_metrics_count_requests_by_route_template(client):
+    ask(client, history=WAR)
+    client.get("/v1/items/film-war-01/similar")
+    text = client.get("/metrics").text
+    assert 'errata_requests_total{route="/v1/recommendations",status="200"} 1.0' in text
+    assert 'route="/v1/items/{item_id}/similar"' in text
+    assert 'errata_stage_seconds_count{stage="search"} 1.0' in text
+    assert "errata_model_info{" in text
