@@ -136,4 +136,5 @@ def _multi_hot(column: pl.Series | None, values: Sequence[str], n_items: int) ->
             if value in position:
                 hot[row, position[value]] = 1.0
     norms = np.linalg.norm(hot, axis=1, keepdims=True)
-    return (hot / np.maximum(norms, 1.0)).astype(np.float32)
+    unit: FloatArray = (hot / np.maximum(norms, 1.0)).astype(np.float32)
+    return unit

@@ -106,7 +106,7 @@ class ItemGraph:
 
 
 def normalise(incidence: sp.csr_matrix) -> sp.csr_matrix:
-    """D_items^-1/2 X D_things^-1/2 of the binary incidence, whose rows' inner products are s(a, b)."""
+    """D_items^-1/2 X D_things^-1/2, the matrix whose rows' inner products are s(a, b)."""
     binary = _binary(incidence)
     items = np.asarray(binary.sum(1)).ravel()
     things = np.asarray(binary.sum(0)).ravel()

@@ -96,7 +96,8 @@ def contributions(histories: Histories, vectors: Tensor, items: Tensor) -> Tenso
     """
     parts = vectors[histories.rows] * histories.weights[:, None]  # (E, d)
     length = parts.sum(0).norm().clamp(min=1e-12)
-    return items @ parts.T / length
+    shares: Tensor = items @ parts.T / length
+    return shares
 
 
 def user_vector_reference(

@@ -16,7 +16,7 @@ def forward_reference(net, x, edge_index):
     """Node by node, edge by edge: the equations of the module's docstring."""
     hidden = {kind: list(rows) for kind, rows in x.items()}
     for depth, (layer, own) in enumerate(zip(net.layers, net.own, strict=True)):
-        updated = {k: [own[k](row) for row in rows] for k, rows in hidden.items()}
+        updated = {k: [own[net.position_of[k]](row) for row in rows] for k, rows in hidden.items()}
         for (source, relation, destination), pairs in edge_index.items():
             convolution = layer.convs[(source, relation, destination)]
             for node in range(len(hidden[destination])):

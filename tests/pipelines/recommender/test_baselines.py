@@ -118,13 +118,6 @@ def test_ease_equals_the_reference(seed, regularisation, precision):
     assert ranker.weights.dtype == np.float32
 
 
-def test_ease_does_not_depend_on_its_blocks(monkeypatch):
-    train = random_interactions(4)
-    whole = EASE.fit(train, regularisation=3.0).weights
-    monkeypatch.setattr("pipelines.recommender.baselines.ease._BLOCK_ITEMS", 5)
-    np.testing.assert_allclose(EASE.fit(train, regularisation=3.0).weights, whole, atol=1e-7)
-
-
 @pytest.mark.parametrize("regularisation", [0.0, -1.0])
 def test_ease_needs_regularisation(regularisation):
     with pytest.raises(ValueError, match="not above 0"):
