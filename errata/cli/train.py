@@ -1,0 +1,128 @@
+"""`errata train` and `errata evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from errata import __version__
+from errata.cli.data import read_dataset
+from errata.cli.options import ConfigFile, Json, MaxRejectShare, Overrides, parse_overrides
+from errata.console import err, out, print_json
+from errata.settings import Settings
+from feature_store.editions.recommender import MODEL_NAME
+from feature_store.interactions.dataset import Dataset
+from feature_store.registry import Registry
+
+Data = Annotated[
+    Path,
+    typer.Option("--data", help="Imported tables, or any format that `errata import` reads."),
+]
+Ablate = Annotated[
+    Literal["towers_only", "no_balanced_sampler", "users_in_graph"] | None,
+    typer.Option("--ablate", help="Leave one part out, to see what it is worth."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command groups."""
+    training = typer.Typer(help="Train and publish a model.", no_args_is_help=True)
+    evaluation = typer.Typer(help="Measure a model against baselines.", no_args_is_help=True)
+    app.add_typer(training, name="train")
+    app.add_typer(evaluation, name="evaluate")
+
+    @training.command("recommender")
+    def train_recommender(
+        data: Data,
+        config: ConfigFile = None,
+        overrides: Overrides = None,
+        ablate: Ablate = None,
+        promote: Annotated[
+            bool, typer.Option("--promote", help="Make the new version champion.")
+        ] = False,
+        max_reject_share: MaxRejectShare = 0.01,
+        json: Json = False,
+    ) -> None:
+        """Train the recommender, compare it with baselines, publish a version.
+
+        A run that was killed goes on where it stopped when the same command is given again.
+
+            errata train recommender --data data/ --config configs/recommender.yaml --promote
+        """
+        from pipelines.progress import Terminal
+        from pipelines.recommender.config import RecommenderConfig
+        from pipelines.recommender.pipeline import run
+        from pipelines.recommender.report import comparison_table, to_json
+
+        settings = Settings()
+        chosen = RecommenderConfig.load(config, parse_overrides(overrides))
+        chosen = chosen.ablated(ablate) if ablate else chosen
+        registry = Registry(settings.registry, cache=settings.home / "cache" / "registry")
+        done = run(
+            _read(data, settings, max_reject_share),
+            chosen,
+            registry=registry,
+            runs_directory=settings.home / "runs",
+            code_version=__version__,
+            reporter=Terminal(),
+        )
+        version = done.manifest.version
+        if promote:
+            registry.promote(MODEL_NAME, version, alias="champion")
+        if json:
+            print_json({"version": version, "promoted": promote, **to_json(done.evaluations)})
+            return
+        out.print(comparison_table(done.evaluations))
+        out.print(f"published {version}; report: {done.report}", highlight=False)
+        if not promote:
+            err.print(f"serve it with:  errata registry promote {version}", highlight=False)
+
+    @evaluation.command("recommender")
+    def evaluate_recommender(
+        data: Data,
+        protocol: Annotated[
+            Literal["temporal", "leave_last_out", "given", "all"],
+            typer.Option(help="How to hold out; `all` is temporal and leave_last_out."),
+        ] = "all",
+        config: ConfigFile = None,
+        overrides: Overrides = None,
+        ablate: Ablate = None,
+        report: Annotated[Path | None, typer.Option(help="Folder for HTML reports.")] = None,
+        max_reject_share: MaxRejectShare = 0.01,
+        json: Json = False,
+    ) -> None:
+        """Train on what a protocol leaves and rank what it holds out; nothing is published."""
+        from pipelines.progress import Terminal
+        from pipelines.recommender.config import RecommenderConfig
+        from pipelines.recommender.pipeline import evaluate_protocol
+        from pipelines.recommender.report import comparison_table, to_json, write_html
+
+        chosen = RecommenderConfig.load(config, parse_overrides(overrides))
+        chosen = chosen.ablated(ablate) if ablate else chosen
+        dataset = _read(data, Settings(), max_reject_share)
+        protocols = ("temporal", "leave_last_out") if protocol == "all" else (protocol,)
+        found = {}
+        for each in protocols:
+            evaluations = evaluate_protocol(
+                dataset, chosen.changed(**{"split.kind": each}), reporter=Terminal()
+            )
+            found[each] = to_json(evaluations)
+            if not json:
+                for name in evaluations[0].slices:
+                    out.print(comparison_table(evaluations, slice_name=name))
+            if report is not None:
+                report.mkdir(parents=True, exist_ok=True)
+                write_html(report / f"{each}.html", evaluations, title=f"Recommender, {each}")
+        if json:
+            print_json(found)
+
+
+def _read(data: Path, settings: Settings, max_reject_share: float) -> Dataset:
+    return read_dataset(
+        data,
+        format="auto",
+        max_reject_share=max_reject_share,
+        rejects_path=settings.home / "rejects",
+    )

@@ -1,0 +1,189 @@
+"""The recommender pipeline's configuration: one frozen, validated tree."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from feature_store.interactions.history import HistoryPolicy
+from feature_store.vectors import IndexSpec
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SplitConfig(_Config):
+    """How the evaluation holds out.
+
+    Attributes:
+        kind: `temporal` cuts everyone at one moment; `leave_last_out` holds out each user's last
+            item; `given` takes the data's own split column; `auto` takes the first that the data
+            allow: given, temporal, leave_last_out.
+        test_share: share of the interactions after the temporal cut.
+    """
+
+    kind: Literal["auto", "temporal", "leave_last_out", "given"] = "auto"
+    test_share: float = Field(0.1, gt=0, lt=1)
+
+
+class GraphConfig(_Config):
+    """The item graph.
+
+    Attributes:
+        top_k: sources kept per item, edge type and source type.
+        strength: `partial` weighs co-interaction by the closed-form regression of each item on
+            the others, `cosine` by shared users; `auto` is partial up to `max_partial_items`.
+        regularisation: of the partial weights.
+        min_shared: users that two items must share, for cosine.
+        metadata: edges between items that share categorical values.
+        links: edges between items that share entities of the knowledge graph.
+    """
+
+    top_k: int = Field(10, ge=1)
+    strength: Literal["auto", "partial", "cosine"] = "auto"
+    max_partial_items: int = 20_000
+    regularisation: float = Field(200.0, gt=0)
+    min_shared: int = Field(1, ge=1)
+    metadata: bool = True
+    links: bool = True
+
+
+class GraphNetworkConfig(_Config):
+    """The graph network (HGNN) and its link training.
+
+    Attributes:
+        enabled: train it, and give its vectors to the item tower.
+        balanced: undersample majority relations (2T-HGNN's multi-link sampler).
+        users_in_graph: make users nodes too, as an ablation.
+        loss: `softmax` over shared negatives, or the paper's `margin`.
+    """
+
+    enabled: bool = True
+    dimension: int = Field(128, ge=2)
+    hidden: int = Field(128, ge=2)
+    layers: int = Field(2, ge=1, le=4)
+    fanout: int = Field(10, ge=1)
+    epochs: int = Field(5, ge=1)
+    batch_size: int = Field(1_024, ge=1)
+    negatives: int = Field(512, ge=1)
+    loss: Literal["softmax", "margin"] = "softmax"
+    temperature: float = Field(0.1, gt=0)
+    margin: float = Field(0.2, gt=0)
+    learning_rate: float = Field(3e-3, gt=0)
+    balanced: bool = True
+    users_in_graph: bool = False
+
+
+class TowerConfig(_Config):
+    """The two towers.
+
+    Attributes:
+        dimension: length of a vector.
+        hidden: width of the user tower's learned term; 0 leaves it out.
+        free_vectors: items have vectors of their own beside content and graph.
+        listens: histories hear through the item graph's edges.
+        hide_share: chance that an item of the history becomes a target.
+        hide_all: chance that all of a user's items of the target types do (simulates a user who is
+            new to the type).
+        drop_others: chance that an item of another type is dropped from the history.
+        vector_dropout: share of free vectors hidden in a step, so that content stands alone.
+        target_types: item types to learn to rank; None is all.
+        within_type: items compete with their own type only, so that a rich type does not drown a
+            sparse one.
+        negatives: uniform negatives beside the batch's own items, with logQ correction; None lets
+            the whole catalogue compete.
+        user_weight: a user with n targets weighs n^user_weight.
+    """
+
+    dimension: int = Field(128, ge=2)
+    hidden: int = Field(128, ge=0)
+    free_vectors: bool = True
+    listens: bool = True
+    epochs: int = Field(12, ge=1)
+    batch_size: int = Field(512, ge=1)
+    learning_rate_vectors: float = Field(1e-3, gt=0)
+    learning_rate_networks: float = Field(3e-3, gt=0)
+    temperature: float = Field(0.1, gt=0)
+    popularity_gain: float = 0.3
+    hide_share: float = Field(0.5, gt=0, lt=1)
+    hide_all: float = Field(0.0, ge=0, lt=1)
+    drop_others: float = Field(0.2, ge=0, lt=1)
+    vector_dropout: float = Field(0.0, ge=0, lt=1)
+    target_types: tuple[str, ...] | None = None
+    within_type: bool = False
+    negatives: int | None = Field(None, ge=1)
+    user_weight: float = Field(0.5, ge=0, le=1)
+
+
+class EvaluationConfig(_Config):
+    """What is measured, and against what."""
+
+    cutoffs: tuple[int, ...] = (10, 20)
+    baselines: tuple[Literal["popularity", "item_knn", "ease", "ials", "text_knn"], ...] = (
+        "popularity",
+        "item_knn",
+        "ease",
+        "ials",
+    )
+
+
+Ablation = Literal["towers_only", "no_balanced_sampler", "users_in_graph"]
+
+
+class RecommenderConfig(_Config):
+    """Everything that `errata train recommender` can be told."""
+
+    seed: int = 0
+    threads: int = Field(2, ge=1)
+    split: SplitConfig = SplitConfig()
+    history: HistoryPolicy = HistoryPolicy()
+    graph: GraphConfig = GraphConfig()
+    graph_network: GraphNetworkConfig = GraphNetworkConfig()
+    towers: TowerConfig = TowerConfig()
+    index: IndexSpec = IndexSpec()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @classmethod
+    def load(cls, path: Path | None, overrides: dict[str, Any] | None = None) -> Self:
+        """Read YAML and apply dotted overrides such as `{"towers.epochs": 3}`.
+
+        Raises:
+            ValueError: not YAML, an unknown setting, or a value out of range.
+        """
+        tree: dict[str, Any] = {}
+        if path is not None:
+            loaded = yaml.safe_load(path.read_text())
+            if loaded is not None and not isinstance(loaded, dict):
+                raise ValueError(f"{path} holds no settings but a {type(loaded).__name__}")
+            tree = loaded or {}
+        for name, value in (overrides or {}).items():
+            branch = tree
+            *parents, leaf = name.split(".")
+            for parent in parents:
+                branch = branch.setdefault(parent, {})
+            branch[leaf] = value
+        return cls.model_validate(tree)
+
+    def changed(self, **changes: Any) -> Self:
+        """A copy with dotted settings changed: `changed(**{"towers.epochs": 3})`."""
+        tree = self.model_dump()
+        for name, value in changes.items():
+            branch = tree
+            *parents, leaf = name.split(".")
+            for parent in parents:
+                branch = branch[parent]
+            branch[leaf] = value
+        return type(self).model_validate(tree)
+
+    def ablated(self, ablation: Ablation) -> Self:
+        """The configuration without one part, or with users in the graph."""
+        changes: dict[Ablation, dict[str, Any]] = {
+            "towers_only": {"graph_network.enabled": False, "towers.listens": False},
+            "no_balanced_sampler": {"graph_network.balanced": False},
+            "users_in_graph": {"graph_network.users_in_graph": True},
+        }
+        return self.changed(**changes[ablation])

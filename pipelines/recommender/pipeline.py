@@ -1,0 +1,200 @@
+"""`errata train recommender` from the tables to a published version."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from feature_store.editions.recommender import MODEL_NAME
+from feature_store.interactions.dataset import Dataset
+from feature_store.registry import Manifest, Registry
+from pipelines.progress import Reporter, Silent
+from pipelines.recommender.baselines import EASE, IALS, ItemKNN, Popularity, TextKNN
+from pipelines.recommender.cases import Split, fixed_split, leave_last_out, temporal_split
+from pipelines.recommender.config import RecommenderConfig, SplitConfig
+from pipelines.recommender.evaluation import Evaluation, Ranker, evaluate
+from pipelines.recommender.preparation import Prepared, prepare
+from pipelines.recommender.report import to_json, write_html
+from pipelines.recommender.training import Trained, train
+
+REPORT, METRICS, CHECKPOINTS = "report.html", "metrics.json", "checkpoints"
+HEADLINE = ("recall@20", "ndcg@20", "hr@10", "mrr@100", "coverage@20")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run of the pipeline produced."""
+
+    manifest: Manifest
+    evaluations: tuple[Evaluation, ...]
+    report: Path
+
+
+def run(
+    dataset: Dataset,
+    config: RecommenderConfig,
+    *,
+    registry: Registry,
+    runs_directory: Path,
+    code_version: str,
+    device: str = "cpu",
+    reporter: Reporter | None = None,
+) -> Run:
+    """Prepare, train, evaluate against the baselines, and publish.
+
+    A run that was killed goes on where it stopped when it is started again with the same data and
+    configuration.
+
+    Args:
+        dataset: the tables.
+        config: everything else.
+        registry: where the version goes; no alias is moved.
+        runs_directory: holds a directory per data and configuration: checkpoints and the report.
+        code_version: kept in the manifest.
+        device: where the index is built.
+        reporter: progress.
+    """
+    reporter = reporter or Silent()
+    fingerprint = dataset.fingerprint()
+    key = run_key(fingerprint, config)
+    work = runs_directory / key
+    prepared = prepare(dataset)
+    split = make_split(prepared, config.split)
+    log = prepared.log
+    reporter.say(
+        f"{len(log):,} interactions of {log.n_users:,} users with {log.n_items:,} items; "
+        f"{int((split.part == 'test').sum()):,} held out"
+    )
+    trained = train(
+        prepared,
+        log.take(split.part != "test"),
+        config,
+        work_directory=work / CHECKPOINTS,
+        key=key,
+        device=device,
+        reporter=reporter,
+    )
+    evaluations = compare(trained, prepared, split, config, reporter)
+    work.mkdir(parents=True, exist_ok=True)
+    write_html(work / REPORT, evaluations, title="Recommender: held-out evaluation")
+    metrics = to_json(evaluations)
+    (work / METRICS).write_text(json.dumps(metrics, indent=2))
+    with tempfile.TemporaryDirectory(prefix="errata-") as staging:
+        trained.edition.save(Path(staging))
+        for name in (REPORT, METRICS):
+            shutil.copy(work / name, staging)
+        manifest = registry.publish(
+            MODEL_NAME,
+            Path(staging),
+            data_fingerprint=fingerprint,
+            code_version=code_version,
+            config=config.model_dump(mode="json"),
+            metrics=headline(evaluations[0]) | {"graph_edges": trained.graph.counts()},
+        )
+    shutil.rmtree(work / CHECKPOINTS, ignore_errors=True)
+    return Run(manifest, tuple(evaluations), work / REPORT)
+
+
+def evaluate_protocol(
+    dataset: Dataset, config: RecommenderConfig, *, reporter: Reporter | None = None
+) -> list[Evaluation]:
+    """Train on what `config.split` leaves and measure on what it holds out; publish nothing."""
+    reporter = reporter or Silent()
+    prepared = prepare(dataset)
+    split = make_split(prepared, config.split)
+    known = prepared.log.take(split.part != "test")
+    trained = train(prepared, known, config, reporter=reporter)
+    return compare(trained, prepared, split, config, reporter)
+
+
+def run_key(fingerprint: str, config: RecommenderConfig) -> str:
+    """A name for this data and this configuration."""
+    text = fingerprint + config.model_dump_json()
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def make_split(prepared: Prepared, config: SplitConfig) -> Split:
+    """The split that the configuration names.
+
+    Raises:
+        ValueError: the data lack the split column or the times that it needs.
+    """
+    log = prepared.log
+    n_users, n_items = log.n_users, log.n_items
+    has_test = log.split is not None and bool((log.split == "test").any())
+    kind: str = config.kind
+    if kind == "auto":
+        timed = "temporal" if log.timestamp_ms is not None else "leave_last_out"
+        kind = "given" if has_test else timed
+    if kind == "given":
+        if log.split is None or not has_test:
+            raise ValueError("split 'given' needs a column `split` with rows marked 'test'")
+        return fixed_split(log.user, log.item, log.split, n_users=n_users, n_items=n_items)
+    if kind == "temporal":
+        if log.timestamp_ms is None:
+            raise ValueError("split 'temporal' needs times; use 'leave_last_out'")
+        return temporal_split(
+            log.user,
+            log.item,
+            log.timestamp_ms,
+            test_share=config.test_share,
+            validation_share=0.0,
+            n_users=n_users,
+            n_items=n_items,
+        )
+    return leave_last_out(
+        log.user, log.item, log.timestamp_ms, n_users=n_users, n_items=n_items, validation=False
+    )
+
+
+def compare(
+    trained: Trained,
+    prepared: Prepared,
+    split: Split,
+    config: RecommenderConfig,
+    reporter: Reporter,
+) -> list[Evaluation]:
+    """The model first, then each baseline, on the same held-out cases."""
+    training = split.interactions("train", "validation")
+    cases = split.cases("test", history=("train", "validation"))
+    popularity = np.asarray(training.sum(0), dtype=np.float64).ravel()
+    fits: dict[str, Callable[[], Ranker]] = {
+        "popularity": lambda: Popularity.fit(training),
+        "item_knn": lambda: ItemKNN.fit(training),
+        "ease": lambda: EASE.fit(training, precision="float32"),
+        "ials": lambda: IALS.fit(training, seed=config.seed, threads=config.threads),
+        "text_knn": lambda: TextKNN.fit(prepared.content),
+    }
+    names: Sequence[str] = config.evaluation.baselines
+    found = []
+    with reporter.bar("evaluation", 1 + len(names)) as bar:
+        for name in ("errata", *names):
+            ranker: Ranker = trained if name == "errata" else fits[name]()
+            found.append(
+                evaluate(
+                    ranker,
+                    cases,
+                    item_popularity=popularity,
+                    cutoffs=config.evaluation.cutoffs,
+                )
+            )
+            bar.advance(
+                1,
+                f"{name}: ndcg@{max(config.evaluation.cutoffs)} "
+                f"{found[-1].value(f'ndcg@{max(config.evaluation.cutoffs)}'):.4f}",
+            )
+    return found
+
+
+def headline(evaluation: Evaluation) -> dict[str, Any]:
+    """The few figures that a list of versions shows."""
+    known = evaluation.slices["all"].metrics
+    return {name: round(evaluation.value(name), 5) for name in HEADLINE if name in known}
