@@ -2,6 +2,7 @@
 
 After 2T-HGNN (arXiv 2403.05185, section 3):
 
+    h_v       = σ(W_in x_v + b_in)
     AGG_r(v)  = max over u in N_r(v) of σ(W_r h_u + b_r)
     h_v       ← σ(W h_v + Σ_r V_r AGG_r(v))            (no σ after the last layer)
     z_v       = h_v / ‖h_v‖₂
@@ -15,8 +16,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch_geometric.nn import HeteroConv, SAGEConv
+from torch_geometric.nn import HeteroConv
 
+from models.recommender.max_pool import MaxPoolConv
 from models.recommender.neighbours import EdgeType
 
 
@@ -44,16 +46,13 @@ class HeteroGraphNetwork(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        sizes = [d_in, *[d_hidden] * (n_layers - 1), d_out]
+        # Narrow before the first convolution: it then gathers d_hidden numbers per edge, not d_in.
+        self.enter = nn.Linear(d_in, d_hidden)
+        sizes = [*[d_hidden] * n_layers, d_out]
         self.layers = nn.ModuleList()
         self.own = nn.ModuleList()
         for before, after in itertools.pairwise(sizes):
-            convolutions = {
-                edge_type: SAGEConv(
-                    (before, before), after, aggr="max", project=True, root_weight=False
-                )
-                for edge_type in edge_types
-            }
+            convolutions = {edge_type: MaxPoolConv(before, after) for edge_type in edge_types}
             self.layers.append(HeteroConv(convolutions, aggr="sum"))
             self.own.append(nn.ModuleList([nn.Linear(before, after) for _ in node_types]))
         self.dropout = dropout
@@ -64,7 +63,7 @@ class HeteroGraphNetwork(nn.Module):
         self, x: Mapping[str, Tensor], edge_index: Mapping[EdgeType, Tensor]
     ) -> dict[str, Tensor]:
         """See the class."""
-        hidden = dict(x)
+        hidden = {kind: functional.relu(self.enter(rows)) for kind, rows in x.items()}
         for depth, (convolution, own) in enumerate(zip(self.layers, self.own, strict=True)):
             messages = convolution(hidden, dict(edge_index)) if edge_index else {}
             updated = {

@@ -131,12 +131,21 @@ class SparseOperator:
     """
 
     def __init__(self, matrix: Tensor) -> None:
-        """`matrix`: (n, m) float32 in any sparse layout."""
+        """`matrix`: (n, m) float32 in any layout."""
         with warnings.catch_warnings():
             # torch calls its CSR layout beta; the product used here is checked by a test.
-            warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
+            warnings.filterwarnings("ignore", message="Sparse")
             self.matrix = matrix.to_sparse_csr()
             self.transposed = matrix.transpose(0, 1).to_sparse_csr()
+
+    @classmethod
+    def from_csr(
+        cls, indptr: Tensor, indices: Tensor, values: Tensor, shape: tuple[int, int]
+    ) -> SparseOperator:
+        """From compressed rows: (n + 1,) int64, (E,) int64, (E,) float32."""
+        rows = torch.arange(shape[0]).repeat_interleave(indptr.diff())
+        places = torch.stack([rows, indices])
+        return cls(torch.sparse_coo_tensor(places, values, shape, check_invariants=True))
 
     def __call__(self, x: Tensor) -> Tensor:
         """(m, d) → (n, d)."""

@@ -59,14 +59,14 @@ class GraphNetworkConfig(_Config):
         enabled: train it, and give its vectors to the item tower.
         balanced: undersample majority relations (2T-HGNN's multi-link sampler).
         users_in_graph: make users nodes too, as an ablation.
+        fanouts: neighbours drawn per edge type at each hop; as many layers as entries.
         loss: `softmax` over shared negatives, or the paper's `margin`.
     """
 
     enabled: bool = True
     dimension: int = Field(128, ge=2)
     hidden: int = Field(128, ge=2)
-    layers: int = Field(2, ge=1, le=4)
-    fanout: int = Field(10, ge=1)
+    fanouts: tuple[int, ...] = Field((10, 5), min_length=1, max_length=4)
     epochs: int = Field(5, ge=1)
     batch_size: int = Field(1_024, ge=1)
     negatives: int = Field(512, ge=1)

@@ -22,8 +22,11 @@ from models.recommender.neighbours import Adjacency, BalancedLinkSampler, Neighb
 from pipelines.checkpoint import Checkpoint, epoch_generator
 from pipelines.progress import Reporter
 from pipelines.recommender.config import GraphNetworkConfig
+from pipelines.recommender.preparation import CO_INTERACTION, WEAK_SIGNAL
 
 USER = "user"
+# What users did is what is to be predicted; shared tags and entities only carry messages.
+LINK_RELATIONS = (CO_INTERACTION, WEAK_SIGNAL, "had", "had_by")
 _INFERENCE_NODES = 4_096
 
 
@@ -65,7 +68,7 @@ def train_graph_network(
         d_in=features.shape[1],
         d_hidden=config.hidden,
         d_out=config.dimension,
-        n_layers=config.layers,
+        n_layers=len(config.fanouts),
     )
     if adjacency:
         _fit(network, x, adjacency, config, seed=seed, checkpoint=checkpoint, reporter=reporter)
@@ -82,9 +85,10 @@ def _fit(
     checkpoint: Checkpoint | None,
     reporter: Reporter,
 ) -> None:
-    neighbours = NeighbourSampler(adjacency, fanouts=(config.fanout,) * config.layers)
+    neighbours = NeighbourSampler(adjacency, fanouts=config.fanouts)
+    taught = {kind: each for kind, each in adjacency.items() if kind[1] in LINK_RELATIONS}
     links = BalancedLinkSampler(
-        {kind: each.edge_index() for kind, each in adjacency.items()},
+        {kind: each.edge_index() for kind, each in (taught or adjacency).items()},
         batch_size=config.batch_size,
         balanced=config.balanced,
     )
@@ -161,9 +165,11 @@ def _embed(
 ) -> NDArray[np.float32]:
     """Every item's vector from all its neighbours, a block of items at a time."""
     network.eval()
-    widest = max((int(each.indptr.diff().max()) for each in adjacency.values()), default=1)
-    fanout = max(widest, 1) if USER not in x else config.fanout
-    neighbours = NeighbourSampler(adjacency, fanouts=(fanout,) * config.layers)
+    fanouts = config.fanouts
+    if USER not in x:  # the graph is pruned: all neighbours of an item are few
+        widest = max((int(each.indptr.diff().max()) for each in adjacency.values()), default=1)
+        fanouts = (widest,) * len(fanouts)
+    neighbours = NeighbourSampler(adjacency, fanouts=fanouts)
     generator = epoch_generator(seed, 0)
     embedded = np.zeros((len(catalogue), config.dimension), np.float32)
     with torch.inference_mode():

@@ -20,6 +20,7 @@ from pipelines.checkpoint import Checkpoint
 from pipelines.progress import Reporter
 from pipelines.recommender.batches import Hiding, epoch_batches
 from pipelines.recommender.config import TowerConfig
+from pipelines.recommender.preparation import CO_INTERACTION
 
 WARM_UP_STEPS = 20
 FINAL_RATE = 0.05
@@ -182,12 +183,12 @@ def _item_inputs(data: TowerData, config: TowerConfig) -> ItemInputs:
     ranges = data.catalogue.ranges
     for (source, relation, destination), each in data.graph.edges.items():
         wanted = config.target_types is None or destination in config.target_types
-        if not config.listens or not wanted or relation != "met":
+        if not config.listens or not wanted or relation != CO_INTERACTION:
             continue
         shape = (len(ranges[destination]), len(ranges[source]))
         by_destination = sp.csr_matrix((each.strength, each.source, each.indptr), shape=shape)
         by_source = by_destination.T.tocsr()
-        matrix = torch.sparse_csr_tensor(
+        strength = SparseOperator.from_csr(
             torch.from_numpy(by_source.indptr.astype(np.int64)),
             torch.from_numpy(by_source.indices.astype(np.int64)),
             torch.from_numpy(by_source.data),
@@ -196,7 +197,7 @@ def _item_inputs(data: TowerData, config: TowerConfig) -> ItemInputs:
         edges["-".join((source, relation, destination))] = EdgeBlock(
             sources=slice(ranges[source].start, ranges[source].stop),
             destinations=slice(ranges[destination].start, ranges[destination].stop),
-            strength=SparseOperator(matrix),
+            strength=strength,
         )
     return ItemInputs(
         content=torch.from_numpy(data.content),

@@ -1,6 +1,9 @@
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from models.recommender.hgnn import HeteroGraphNetwork, link_margin_loss, link_softmax_loss
+from models.recommender.max_pool import neighbour_max, neighbour_max_reference
 
 EDGES = [("a", "met", "a"), ("a", "met", "b")]
 
@@ -14,20 +17,16 @@ def network(seed: int = 0) -> HeteroGraphNetwork:
 
 def forward_reference(net, x, edge_index):
     """Node by node, edge by edge: the equations of the module's docstring."""
-    hidden = {kind: list(rows) for kind, rows in x.items()}
+    hidden = {kind: list(net.enter(rows).relu()) for kind, rows in x.items()}
     for depth, (layer, own) in enumerate(zip(net.layers, net.own, strict=True)):
         updated = {k: [own[net.position_of[k]](row) for row in rows] for k, rows in hidden.items()}
         for (source, relation, destination), pairs in edge_index.items():
             convolution = layer.convs[(source, relation, destination)]
             for node in range(len(hidden[destination])):
                 inputs = [hidden[source][s] for s, d in pairs.T.tolist() if d == node]
-                projected = [convolution.lin(h).relu() for h in inputs]
-                pooled = (
-                    torch.stack(projected).max(0).values
-                    if projected
-                    else torch.zeros(x[source].shape[1] if depth == 0 else 8)
-                )
-                updated[destination][node] = updated[destination][node] + convolution.lin_l(pooled)
+                projected = [convolution.pool(h).relu() for h in inputs]
+                pooled = torch.stack(projected).max(0).values if projected else torch.zeros(8)
+                updated[destination][node] = updated[destination][node] + convolution.out(pooled)
         if depth < len(net.layers) - 1:
             updated = {k: [row.relu() for row in rows] for k, rows in updated.items()}
         hidden = updated
@@ -81,3 +80,20 @@ def test_losses_fall_when_the_positive_is_nearer():
     ):
         assert loss(near) < loss(far)
     assert link_margin_loss(anchor, anchor, -anchor, margin=0.5) == 0
+
+
+@settings(deadline=None, max_examples=40)
+@given(n=st.integers(1, 6), m=st.integers(1, 6), edges=st.integers(1, 20), seed=st.integers(0, 99))
+def test_the_pooled_maximum_and_its_gradient_equal_autograd(n, m, edges, seed):
+    generator = torch.Generator().manual_seed(seed)
+    pairs = torch.randint(0, n * m, (edges,), generator=generator).unique()
+    edge_index = torch.stack([pairs // m, pairs % m])
+    x = torch.rand(n, 3, generator=generator)
+    ours, plain = x.clone().requires_grad_(), x.clone().requires_grad_()
+    weight = torch.randn(m, 3, generator=generator)
+    found = neighbour_max(ours, edge_index, m)
+    expected = neighbour_max_reference(plain, edge_index, m)
+    torch.testing.assert_close(found, expected)
+    (found * weight).sum().backward()
+    (expected * weight).sum().backward()
+    torch.testing.assert_close(ours.grad, plain.grad)
