@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Annotated
 
-import click
 import redis
 import typer
 from pydantic import ValidationError
 
 from errata import __version__
-from errata.cli import data, demo, doctor, registry, serve, train
+from errata.cli import data, demo, doctor, flows, registry, serve, train
 from errata.console import err
 from feature_store.online import EmbeddedRedisError
 from feature_store.registry import RegistryError
+from feature_store.traffic.capture import InterfaceUnavailableError, NotACaptureError
 from feature_store.vectors import FaissInstallationError
 
 app = typer.Typer(
@@ -28,28 +29,44 @@ data.register(app)
 train.register(app)
 registry.register(app)
 serve.register(app)
+flows.register(app)
 demo.register(app)
 doctor.register(app)
 
-_BAD_INPUT = (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError)
+# Typer carries its own copy of click, or imports the real one: ask it for the class.
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+_BAD_INPUT = (
+    ValueError,
+    NotACaptureError,
+    FileNotFoundError,
+    NotADirectoryError,
+    IsADirectoryError,
+)
 _FAILURES = (
     RegistryError,
     EmbeddedRedisError,
     FaissInstallationError,
+    InterfaceUnavailableError,
     redis.RedisError,
     OSError,
 )
 
 
-@app.callback()
-def _options(
-    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
-) -> None:
-    del debug  # looked for before parsing, so that it also covers parsing
-    if version:
+def _show_version(wanted: bool) -> None:
+    if wanted:
         typer.echo(f"errata {__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    del version, debug  # both are looked at before this runs
 
 
 def main() -> None:
@@ -60,19 +77,21 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command; returns its exit code."""
     debug = "--debug" in arguments
+    # Before any library configures the root logger to say what it loads.
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         result = app(args=arguments, prog_name="errata", standalone_mode=False)
         return result if isinstance(result, int) else 0
-    except click.exceptions.Exit as stop:
+    except typer.Exit as stop:
         return int(stop.exit_code)
-    except click.ClickException as error:
-        error.show()
-        return 2
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         err.print("interrupted")
         return 130
     except BrokenPipeError:
         return 0
+    except _UsageError as error:
+        error.show() if hasattr(error, "show") else err.print(str(error))
+        return 2
     except ValidationError as error:
         if debug:
             raise
@@ -91,5 +110,6 @@ def run(arguments: list[str]) -> int:
 
 
 def _complain(error: Exception, *, code: int) -> int:
-    err.print("[red]error:[/red]", str(error) or type(error).__name__, highlight=False, markup=True)
+    err.print("[red]error:[/red]", end=" ")
+    err.print(str(error) or type(error).__name__, highlight=False, markup=False, soft_wrap=True)
     return code

@@ -38,7 +38,9 @@ def register(app: typer.Typer) -> None:
         from services.recommend.app import create_app
         from services.recommend.settings import ServeSettings
 
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+        logging.basicConfig(
+            level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", force=True
+        )
         settings = Settings()
         with redis_url(settings) as url:
             serving = ServeSettings.model_validate(

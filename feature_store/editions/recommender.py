@@ -35,14 +35,19 @@ _VECTORS, _TOWER = "item_vectors.safetensors", "user_tower.safetensors"
 class Scoring(BaseModel):
     """score(u, i) = u·z_i / temperature + bias_i: the bias holds what popularity is worth.
 
+    u and z_i are the towers' unit vectors, each with a closed-form tail where there is one:
+    the user's is Σ_j w_j q_j / (Σ_j w_j)^length_power over the history.
+
     Attributes:
         temperature: of the softmax that the towers were trained with.
+        length_power: of the tail.
         candidates: how many nearest vectors are fetched before the bias re-ranks them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     temperature: float = Field(gt=0)
+    length_power: float = Field(0.0, ge=0, le=1)
     candidates: int = Field(1_000, ge=1)
 
 
@@ -52,6 +57,7 @@ class _Card(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     dimension: int
+    tail: int
     d_hidden: int
     scoring: Scoring
     history: HistoryPolicy
@@ -65,8 +71,9 @@ class RecommenderEdition:
 
     Attributes:
         items: the item table, in the order of the catalogue's rows.
-        item_vectors: (n_items, d) float32, rows of unit length.
+        item_vectors: (n_items, d + r) float32: the item tower's unit vector and the tail.
         history_vectors: (n_items, d) float32, what an item says about who consumed it.
+        history_tail: (n_items, r) float32, the same for the tail; r may be 0.
         bias: (n_items,) float32, added after retrieval.
         popularity: (n_items,) float32 interactions in training, for those of whom nothing is known.
         user_tower: the network.
@@ -77,6 +84,7 @@ class RecommenderEdition:
     items: pl.DataFrame
     item_vectors: FloatArray
     history_vectors: FloatArray
+    history_tail: FloatArray
     bias: FloatArray
     popularity: FloatArray
     user_tower: UserTower
@@ -91,7 +99,8 @@ class RecommenderEdition:
         """Write the edition's files into `directory`."""
         directory.mkdir(parents=True, exist_ok=True)
         card = _Card(
-            dimension=self.item_vectors.shape[1],
+            dimension=self.history_vectors.shape[1],
+            tail=self.history_tail.shape[1],
             d_hidden=self.d_hidden,
             scoring=self.scoring,
             history=self.history,
@@ -103,6 +112,7 @@ class RecommenderEdition:
         arrays = {
             "item_vectors": self.item_vectors,
             "history_vectors": self.history_vectors,
+            "history_tail": self.history_tail,
             "bias": self.bias,
             "popularity": self.popularity,
         }
@@ -144,6 +154,7 @@ class RecommenderEdition:
             items=items,
             item_vectors=arrays["item_vectors"],
             history_vectors=arrays["history_vectors"],
+            history_tail=arrays["history_tail"],
             bias=arrays["bias"],
             popularity=arrays["popularity"],
             user_tower=tower.eval(),
@@ -167,7 +178,7 @@ class RecommenderEdition:
         return torch.from_numpy(self.history_vectors)
 
     def user_vectors(self, histories: sp.csr_matrix, features: FloatArray) -> FloatArray:
-        """(B, d) unit user vectors.
+        """(B, d + r) user vectors: the user tower's unit vector and the tail.
 
         Args:
             histories: (B, n_items) float32 weights, from `HistoryPolicy`.
@@ -175,7 +186,10 @@ class RecommenderEdition:
         """
         with torch.inference_mode():
             users = self.user_tower(_flatten(histories, features), self._history_tensor, self.types)
-        return np.asarray(users.numpy())
+        vectors: FloatArray = users.numpy()
+        if self.history_tail.shape[1] == 0:
+            return vectors
+        return np.concatenate([vectors, self._user_tail(histories)], axis=1)
 
     def scores(self, histories: sp.csr_matrix, features: FloatArray) -> FloatArray:
         """(B, n_items) float32: every item's exact score."""
@@ -227,12 +241,22 @@ class RecommenderEdition:
         """Which history items brought `rows`.
 
         Returns:
-            history rows (E,) and each one's part (len(rows), E) of the linear cosine.
+            history rows (E,) and each one's part (len(rows), E) of u·z, as far as it is linear.
         """
+        d = self.history_vectors.shape[1]
         flat = _flatten(history, np.zeros((1, self.user_features.dimension), np.float32))
-        items = torch.from_numpy(self.item_vectors[np.asarray(rows)])
-        parts = contributions(flat, self._history_tensor, items)
-        return history.indices.astype(np.int64), parts.numpy()
+        items = self.item_vectors[np.asarray(rows)]
+        parts: FloatArray = contributions(
+            flat, self._history_tensor, torch.from_numpy(items[:, :d])
+        ).numpy()
+        each = self.history_tail[history.indices] * history.data[:, None]
+        length = max(float(history.data.sum()), 1e-12) ** self.scoring.length_power
+        return history.indices.astype(np.int64), parts + items[:, d:] @ each.T / length
+
+    def _user_tail(self, histories: sp.csr_matrix) -> FloatArray:
+        lengths = np.maximum(np.asarray(histories.sum(1)), 1e-12)  # (B, 1)
+        tail: FloatArray = (histories @ self.history_tail) / lengths**self.scoring.length_power
+        return tail.astype(np.float32, copy=False)
 
 
 def _flatten(histories: sp.csr_matrix, features: FloatArray) -> Histories:

@@ -41,6 +41,8 @@ class GraphConfig(_Config):
         min_shared: users that two items must share, for cosine.
         metadata: edges between items that share categorical values.
         links: edges between items that share entities of the knowledge graph.
+        text: edges between items whose texts are near.
+        item_types: only edges between these types; None is all.
     """
 
     top_k: int = Field(10, ge=1)
@@ -50,6 +52,8 @@ class GraphConfig(_Config):
     min_shared: int = Field(1, ge=1)
     metadata: bool = True
     links: bool = True
+    text: bool = True
+    item_types: tuple[str, ...] | None = None
 
 
 class GraphNetworkConfig(_Config):
@@ -119,6 +123,23 @@ class TowerConfig(_Config):
     user_weight: float = Field(0.5, ge=0, le=1)
 
 
+class LinearConfig(_Config):
+    """The closed-form tail of the vectors; see `linear_block.py`.
+
+    Attributes:
+        kind: `partial` (EASE's leading factors) or `spectral` (the low-pass filter); `auto` is
+            partial up to `graph.max_partial_items`.
+        rank: length of the tail.
+        weight: what its score counts beside the towers'; 0 leaves it out.
+        regularisation: of the partial weights.
+    """
+
+    kind: Literal["auto", "partial", "spectral"] = "auto"
+    rank: int = Field(64, ge=1)
+    weight: float = Field(8.0, ge=0)
+    regularisation: float = Field(500.0, gt=0)
+
+
 class EvaluationConfig(_Config):
     """What is measured, and against what."""
 
@@ -144,6 +165,7 @@ class RecommenderConfig(_Config):
     graph: GraphConfig = GraphConfig()
     graph_network: GraphNetworkConfig = GraphNetworkConfig()
     towers: TowerConfig = TowerConfig()
+    linear: LinearConfig = LinearConfig()
     index: IndexSpec = IndexSpec()
     evaluation: EvaluationConfig = EvaluationConfig()
 

@@ -1,6 +1,8 @@
-"""Truncated factorisation of the normalised interactions: where free item vectors start."""
+"""Truncated factorisations: where free item vectors start, and leading eigenvectors in general."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import scipy.sparse as sp
@@ -15,7 +17,7 @@ def item_factors(interactions: sp.csr_matrix, dimension: int, *, seed: int) -> N
     """V √Λ of the normalised item–item matrix, whose inner products are the item similarity.
 
     With R = D_users^-1/2 X D_items^-1/2 and RᵀR ≈ V Λ Vᵀ (Λ the `dimension` largest eigenvalues,
-    by randomised subspace iteration, arXiv 0909.4061), scaled to a mean squared length of 1.
+    scaled to a mean squared length of 1.
 
     Args:
         interactions: (n_users, n_items), not all zero.
@@ -25,22 +27,36 @@ def item_factors(interactions: sp.csr_matrix, dimension: int, *, seed: int) -> N
     Returns:
         (n_items, dimension) float32.
     """
-    rng = np.random.default_rng(seed)
-    R = normalise(sp.csr_matrix(interactions))  # (U, N)
-    Rt = R.T.tocsr()
-    n_items = R.shape[1]
-    rank = min(dimension, min(R.shape))
-    width = min(rank + _OVERSAMPLED, min(R.shape))
-    Q = rng.standard_normal((n_items, width)).astype(np.float32)
-    for _ in range(_ROUNDS):
-        Q, _ = np.linalg.qr(Rt @ (R @ Q))
-    B = R @ Q  # (U, width)
-    eigenvalues, W = np.linalg.eigh(B.T @ B)
-    largest = np.argsort(-eigenvalues)[:rank]
-    factors = (Q @ W[:, largest]) * np.sqrt(np.maximum(eigenvalues[largest], 0.0))
-    if rank < dimension:
-        noise = rng.standard_normal((n_items, dimension - rank)) * 1e-3
+    normalised = normalise(sp.csr_matrix(interactions))  # (U, N)
+    transposed = normalised.T.tocsr()
+
+    def square(block: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.asarray(transposed @ (normalised @ block))
+
+    basis = leading_eigenvectors(square, normalised.shape[1], dimension, seed=seed)
+    eigenvalues = np.einsum("ij,ij->j", basis, square(basis))
+    factors = basis * np.sqrt(np.maximum(eigenvalues, 0.0))
+    if (missing := dimension - factors.shape[1]) > 0:
+        noise = np.random.default_rng(seed).standard_normal((len(factors), missing)) * 1e-3
         factors = np.concatenate([factors, noise], axis=1)
     scale = np.sqrt((factors**2).sum(1).mean())
     scaled: NDArray[np.float32] = (factors / max(scale, 1e-12)).astype(np.float32)
     return scaled
+
+
+def leading_eigenvectors(
+    square: Callable[[NDArray[np.float32]], NDArray[np.float32]], n: int, rank: int, *, seed: int
+) -> NDArray[np.float32]:
+    """(n, min(rank, n)) orthonormal leading eigenvectors of a symmetric positive operator.
+
+    Randomised subspace iteration (arXiv 0909.4061): only products with (n, k) blocks are needed.
+    """
+    rank = min(rank, n)
+    width = min(rank + _OVERSAMPLED, n)
+    start = np.random.default_rng(seed).standard_normal((n, width)).astype(np.float32)
+    basis, _ = np.linalg.qr(start)
+    for _ in range(_ROUNDS):
+        basis, _ = np.linalg.qr(square(basis))
+    values, rotation = np.linalg.eigh(basis.T @ square(basis))
+    leading = np.argsort(-values)[:rank]
+    return np.asarray(basis @ rotation[:, leading], dtype=np.float32)

@@ -18,7 +18,13 @@ from feature_store.interactions.dataset import Dataset
 from feature_store.registry import Manifest, Registry
 from pipelines.progress import Reporter, Silent
 from pipelines.recommender.baselines import EASE, IALS, ItemKNN, Popularity, TextKNN
-from pipelines.recommender.cases import Split, fixed_split, leave_last_out, temporal_split
+from pipelines.recommender.cases import (
+    EvaluationCases,
+    Split,
+    fixed_split,
+    leave_last_out,
+    temporal_split,
+)
 from pipelines.recommender.config import RecommenderConfig, SplitConfig
 from pipelines.recommender.evaluation import Evaluation, Ranker, evaluate
 from pipelines.recommender.preparation import Prepared, prepare
@@ -68,6 +74,7 @@ def run(
     work = runs_directory / key
     prepared = prepare(dataset)
     split = make_split(prepared, config.split)
+    cases = held_out_cases(split)
     log = prepared.log
     reporter.say(
         f"{len(log):,} interactions of {log.n_users:,} users with {log.n_items:,} items; "
@@ -82,7 +89,7 @@ def run(
         device=device,
         reporter=reporter,
     )
-    evaluations = compare(trained, prepared, split, config, reporter)
+    evaluations = compare(trained, prepared, split, cases, config, reporter)
     work.mkdir(parents=True, exist_ok=True)
     write_html(work / REPORT, evaluations, title="Recommender: held-out evaluation")
     metrics = to_json(evaluations)
@@ -110,9 +117,10 @@ def evaluate_protocol(
     reporter = reporter or Silent()
     prepared = prepare(dataset)
     split = make_split(prepared, config.split)
+    cases = held_out_cases(split)
     known = prepared.log.take(split.part != "test")
     trained = train(prepared, known, config, reporter=reporter)
-    return compare(trained, prepared, split, config, reporter)
+    return compare(trained, prepared, split, cases, config, reporter)
 
 
 def run_key(fingerprint: str, config: RecommenderConfig) -> str:
@@ -155,16 +163,31 @@ def make_split(prepared: Prepared, config: SplitConfig) -> Split:
     )
 
 
+def held_out_cases(split: Split) -> EvaluationCases:
+    """Everybody who has something new in the test part.
+
+    Raises:
+        ValueError: nobody has, so that there is nothing to measure.
+    """
+    try:
+        return split.cases("test", history=("train", "validation"))
+    except ValueError as error:
+        raise ValueError(
+            f"{error}: hold out another way (--set split.kind=leave_last_out) or more "
+            "(--set split.test_share=0.2)"
+        ) from error
+
+
 def compare(
     trained: Trained,
     prepared: Prepared,
     split: Split,
+    cases: EvaluationCases,
     config: RecommenderConfig,
     reporter: Reporter,
 ) -> list[Evaluation]:
     """The model first, then each baseline, on the same held-out cases."""
     training = split.interactions("train", "validation")
-    cases = split.cases("test", history=("train", "validation"))
     popularity = np.asarray(training.sum(0), dtype=np.float64).ravel()
     fits: dict[str, Callable[[], Ranker]] = {
         "popularity": lambda: Popularity.fit(training),

@@ -23,11 +23,12 @@ from feature_store.interactions.graph import ItemGraph
 from feature_store.interactions.history import NEGATIVE_SIGNALS
 from feature_store.interactions.incidence import by_categories, by_entities, by_users
 from feature_store.interactions.log import InteractionLog
+from feature_store.interactions.nearest import nearest_edges
 from feature_store.interactions.partial import partial_edges
 from feature_store.interactions.user_features import UserFeatureSpec
 from pipelines.recommender.config import RecommenderConfig
 
-CO_INTERACTION, WEAK_SIGNAL = "met", "weak"
+CO_INTERACTION, WEAK_SIGNAL, TEXT = "met", "weak", "text"
 
 
 @dataclass(frozen=True)
@@ -111,19 +112,29 @@ def build_graph(
                 incidences[name] = by_categories(prepared.items, prepared.catalogue, name)
     if graph.links and prepared.links is not None:
         incidences["links"] = by_entities(prepared.links, prepared.catalogue)
-    built = ItemGraph.build(
+    edges = ItemGraph.build(
         incidences,
         prepared.catalogue,
         top_k=graph.top_k,
         min_shared={CO_INTERACTION: graph.min_shared, WEAK_SIGNAL: graph.min_shared},
+    ).edges
+    if partial:
+        edges |= partial_edges(
+            strong.matrix(),
+            prepared.catalogue,
+            regularisation=graph.regularisation,
+            top_k=graph.top_k,
+            relation=CO_INTERACTION,
+        )
+    if graph.text and prepared.content_spec.text_dimension:
+        text = prepared.content[:, : prepared.content_spec.text_dimension]
+        edges |= nearest_edges(text, prepared.catalogue, top_k=graph.top_k, relation=TEXT)
+    kept = graph.item_types or prepared.catalogue.types
+    return ItemGraph(
+        node_types=prepared.catalogue.types,
+        edges={
+            (source, relation, destination): each
+            for (source, relation, destination), each in edges.items()
+            if source in kept and destination in kept
+        },
     )
-    if not partial:
-        return built
-    closed_form = partial_edges(
-        strong.matrix(),
-        prepared.catalogue,
-        regularisation=graph.regularisation,
-        top_k=graph.top_k,
-        relation=CO_INTERACTION,
-    )
-    return ItemGraph(node_types=built.node_types, edges={**closed_form, **built.edges})

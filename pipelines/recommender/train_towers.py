@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from feature_store.interactions.catalogue import Catalogue
-from feature_store.interactions.graph import ItemGraph
+from feature_store.interactions.graph import EdgeType, ItemGraph
 from models.recommender.item_tower import EdgeBlock, ItemInputs, ItemTower, SparseOperator
 from models.recommender.losses import Targets, softmax_loss
 from models.recommender.two_tower import ItemOutputs, TwoTower
@@ -179,32 +180,57 @@ def _model(data: TowerData, inputs: ItemInputs, config: TowerConfig) -> TwoTower
 
 
 def _item_inputs(data: TowerData, config: TowerConfig) -> ItemInputs:
-    edges: dict[str, EdgeBlock] = {}
+    strengths = _strengths(data, config) if config.listens else {}
+    scale = _unit_scale(strengths, data)
     ranges = data.catalogue.ranges
-    for (source, relation, destination), each in data.graph.edges.items():
-        wanted = config.target_types is None or destination in config.target_types
-        if not config.listens or not wanted or relation != CO_INTERACTION:
-            continue
-        shape = (len(ranges[destination]), len(ranges[source]))
-        by_destination = sp.csr_matrix((each.strength, each.source, each.indptr), shape=shape)
-        by_source = by_destination.T.tocsr()
-        strength = SparseOperator.from_csr(
-            torch.from_numpy(by_source.indptr.astype(np.int64)),
-            torch.from_numpy(by_source.indices.astype(np.int64)),
-            torch.from_numpy(by_source.data),
-            by_source.shape,
-        )
-        edges["-".join((source, relation, destination))] = EdgeBlock(
-            sources=slice(ranges[source].start, ranges[source].stop),
-            destinations=slice(ranges[destination].start, ranges[destination].stop),
-            strength=strength,
-        )
     return ItemInputs(
         content=torch.from_numpy(data.content),
         graph=torch.from_numpy(data.graph_vectors),
-        edges=edges,
+        edges={
+            "-".join((source, relation, destination)): EdgeBlock(
+                sources=slice(ranges[source].start, ranges[source].stop),
+                destinations=slice(ranges[destination].start, ranges[destination].stop),
+                strength=SparseOperator.from_csr(
+                    torch.from_numpy(matrix.indptr.astype(np.int64)),
+                    torch.from_numpy(matrix.indices.astype(np.int64)),
+                    torch.from_numpy(matrix.data * scale),
+                    matrix.shape,
+                ),
+            )
+            for (source, relation, destination), matrix in strengths.items()
+        },
         trained=torch.from_numpy(data.popularity > 0),
     )
+
+
+def _strengths(data: TowerData, config: TowerConfig) -> dict[EdgeType, sp.csr_matrix]:
+    """Per co-interaction edge type into a target type: (n_sources, n_destinations) strengths."""
+    ranges = data.catalogue.ranges
+    found = {}
+    for (source, relation, destination), edges in data.graph.edges.items():
+        wanted = config.target_types is None or destination in config.target_types
+        if wanted and relation == CO_INTERACTION:
+            shape = (len(ranges[destination]), len(ranges[source]))
+            matrix = sp.csr_matrix((edges.strength, edges.source, edges.indptr), shape=shape)
+            found[source, relation, destination] = matrix.T.tocsr()
+    return found
+
+
+def _unit_scale(strengths: Mapping[EdgeType, sp.csr_matrix], data: TowerData) -> np.float32:
+    """What makes the mean length of what a history item first hears 1.
+
+    The free part of a history vector starts at zero and moves by Adam's fixed steps: were the part
+    heard through the graph much shorter than those, it would be drowned within an epoch.
+    """
+    if data.initial is None or not strengths:
+        return np.float32(1.0)
+    heard = np.zeros_like(data.initial)
+    ranges = data.catalogue.ranges
+    for (source, _, destination), matrix in strengths.items():
+        into, out_of = ranges[destination], ranges[source]
+        heard[out_of.start : out_of.stop] += matrix @ data.initial[into.start : into.stop]
+    lengths = np.linalg.norm(heard, axis=1)
+    return np.float32(1.0 / max(float(lengths[lengths > 0].mean()), 1e-12))
 
 
 def _competitions(catalogue: Catalogue, config: TowerConfig) -> list[NDArray[np.int64]]:

@@ -13,14 +13,18 @@ from numpy.typing import NDArray
 from feature_store.editions import RecommenderEdition, Scoring
 from feature_store.interactions.graph import ItemGraph
 from feature_store.interactions.log import InteractionLog
+from feature_store.interactions.partial import partial_weights
 from feature_store.vectors import VectorIndex
 from pipelines.checkpoint import Checkpoint
 from pipelines.progress import Reporter, Silent
 from pipelines.recommender.config import RecommenderConfig
 from pipelines.recommender.factorisation import item_factors
+from pipelines.recommender.linear_block import LinearBlock, partial_block, spectral_block
 from pipelines.recommender.preparation import Prepared, build_graph
 from pipelines.recommender.train_graph_network import train_graph_network
 from pipelines.recommender.train_towers import TowerData, train_towers
+
+ITEM_TAIL_LENGTH = 0.3
 
 
 @dataclass(frozen=True)
@@ -106,23 +110,58 @@ def train(
     model, outputs = train_towers(
         data, config.towers, seed=config.seed, checkpoint=checkpoint("towers"), reporter=reporter
     )
-    vectors = outputs.vectors.numpy().copy()
+    temperature = float(outputs.temperature)
+    tail = _tail(matrix, prepared, config, temperature)
+    vectors = np.concatenate([outputs.vectors.numpy(), tail.items], axis=1)
     edition = RecommenderEdition(
         catalogue=prepared.catalogue,
         items=prepared.items,
         item_vectors=vectors,
         history_vectors=outputs.history_vectors.numpy().copy(),
+        history_tail=tail.history,
         bias=outputs.bias.numpy().copy(),
         popularity=popularity,
         user_tower=model.user_tower.eval(),
         d_hidden=config.towers.hidden,
         index=VectorIndex.build(vectors, config.index, device=device),
-        scoring=Scoring(temperature=float(outputs.temperature)),
+        scoring=Scoring(temperature=temperature, length_power=tail.length_power),
         history=config.history,
         content=prepared.content_spec,
         user_features=prepared.user_feature_spec,
     )
     return Trained(edition=edition, graph=graph, user_features=prepared.user_features, name=name)
+
+
+def _tail(
+    matrix: sp.csr_matrix, prepared: Prepared, config: RecommenderConfig, temperature: float
+) -> LinearBlock:
+    """The closed-form block, scaled to add `weight` times its score to the towers'."""
+    linear, n_items = config.linear, len(prepared.catalogue)
+    if linear.weight == 0:
+        nothing = np.zeros((n_items, 0), np.float32)
+        return LinearBlock(history=nothing, items=nothing, length_power=0.0)
+    partial = linear.kind == "partial" or (
+        linear.kind == "auto" and n_items <= config.graph.max_partial_items
+    )
+    if partial:
+        wanted = config.towers.target_types or prepared.catalogue.types
+        block = partial_block(
+            matrix,
+            partial_weights(matrix, regularisation=linear.regularisation),
+            targets=np.flatnonzero(prepared.catalogue.mask(wanted)),
+            rank=linear.rank,
+            seed=config.seed,
+        )
+    else:
+        block = spectral_block(matrix, rank=linear.rank, seed=config.seed)
+    # An item's tail is kept short, so that the vectors stay nearly normalised; the user's is long.
+    lengths = np.linalg.norm(block.items, axis=1)
+    shrink = ITEM_TAIL_LENGTH / max(float(lengths[lengths > 0].mean()), 1e-12)
+    return LinearBlock(
+        history=(block.history * (linear.weight * temperature / shrink)).astype(np.float32),
+        items=(block.items * shrink).astype(np.float32),
+        length_power=block.length_power,
+    )
 
 
 def _targets_only(

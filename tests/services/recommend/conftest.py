@@ -49,6 +49,7 @@ def make_edition(seed: int = 0, per_genre: int = 20) -> RecommenderEdition:
         items=items,
         item_vectors=vectors,
         history_vectors=vectors.copy(),
+        history_tail=np.zeros((len(items), 0), np.float32),
         bias=np.zeros(len(items), np.float32),
         popularity=np.arange(len(items), 0, -1, dtype=np.float32),
         user_tower=UserTower(dimension=8, n_types=2, n_features=0, d_hidden=0),

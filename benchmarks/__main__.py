@@ -1,0 +1,11 @@
+"""`python -m benchmarks`: the names of the benchmarks, one a line."""
+
+import pkgutil
+
+import benchmarks
+
+_PARTS = {"__main__", "harness", "ranking", "tables"}
+
+for module in pkgutil.iter_modules(benchmarks.__path__):
+    if module.name not in _PARTS:
+        print(module.name)

@@ -1,0 +1,314 @@
+"""A sparse item type helped by rich ones: the case that 2T-HGNN (arXiv 2403.05185) was made for.
+
+    python -m benchmarks.recommender_sparse_type [--target OVA] [--data DIR] [--seeds N] [--quick]
+
+One item of the target type is held out per user who has one (at random, seed 0, unless the data
+come with a test set) and ranked among the target type's items that the user has not met. Users who
+met another item of the type are *warm*, the others are *cold* to it. Ties count against a model.
+
+Every arm is the product's own pipeline with one part changed; a seed changes weights and draws, not
+the hold-out. `…_ci` is the 95 % bootstrap interval over users of the paired difference to
+`towers_only`, each user's metric averaged over the seeds.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import item_types
+from benchmarks.harness import Result, parse
+from feature_store.interactions.log import InteractionLog
+from pipelines.allocator import keep_large_buffers
+from pipelines.progress import Terminal
+from pipelines.recommender.baselines import EASE, Popularity, TextKNN
+from pipelines.recommender.cases import EvaluationCases, Split, fixed_split, leave_last_out
+from pipelines.recommender.config import RecommenderConfig
+from pipelines.recommender.evaluation import Ranker, evaluate
+from pipelines.recommender.preparation import Prepared, prepare
+from pipelines.recommender.training import train
+
+METRICS = {"hr@10": "hr@10", "mrr": "mrr@100"}
+GROUPS = ("warm", "cold")
+# Chosen for the product on a validation hold-out of anime OVA, one seed.
+SETTINGS: dict[str, Any] = {
+    "threads": 1,
+    "graph.top_k": 5,
+    "graph.metadata": False,
+    "graph.text": False,
+    "graph_network.dimension": 64,
+    "graph_network.hidden": 64,
+    "graph_network.fanouts": (3, 2),
+    "graph_network.batch_size": 2_048,
+    "graph_network.epochs": 2,
+    "towers.dimension": 256,
+    "towers.hidden": 128,
+    "towers.epochs": 10,
+    "towers.batch_size": 256,
+    "towers.learning_rate_vectors": 2e-3,
+    "towers.learning_rate_networks": 3e-3,
+    "towers.hide_share": 0.5,
+    "towers.hide_all": 0.2,
+    "towers.drop_others": 0.2,
+    "linear.regularisation": 200.0,
+    "linear.rank": 256,
+    "linear.weight": 16.0,
+}
+LAMBDA_ALL, LAMBDA_TARGET = 200.0, 200.0
+
+
+def arms(config: RecommenderConfig, target: str) -> dict[str, RecommenderConfig]:
+    """Arm → configuration; `full` is ours, `hgnn` is it without the closed-form tail."""
+    no_tail = {"linear.weight": 0.0}
+    towers_only = config.ablated("towers_only").changed(**no_tail)
+    return {
+        "full": config,
+        "towers_only": towers_only,
+        "towers_and_tail": config.ablated("towers_only"),
+        "hgnn": config.changed(**no_tail),
+        "no_graph_network": config.changed(**{"graph_network.enabled": False}),
+        "graph_network_only": config.changed(**{"towers.listens": False}, **no_tail),
+        "hgnn_sparse_only": config.changed(**{"graph.item_types": (target,)}, **no_tail),
+        "no_balanced_sampler": config.ablated("no_balanced_sampler"),
+        "users_in_graph": config.ablated("users_in_graph").changed(
+            **{"towers.listens": False}, **no_tail
+        ),
+        "content_towers_only": towers_only.changed(
+            **{"towers.free_vectors": False, "towers.epochs": 20}
+        ),
+    }
+
+
+@dataclass(frozen=True)
+class World:
+    """A data set, its hold-out, and the cases."""
+
+    prepared: Prepared
+    split: Split
+    cases: EvaluationCases
+    target: str
+
+    @property
+    def training(self) -> InteractionLog:
+        """What models may know."""
+        return self.prepared.log.take(self.split.part == "train")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Per-case metrics of one ranker: (group, metric) → (n,) float64."""
+
+    per_case: dict[tuple[str, str], NDArray[np.float64]]
+    coverage: float
+
+
+@lru_cache(maxsize=1)
+def load(folder: Path, target: str | None, part: str) -> World:
+    """Read, split and ask; `part` is "test", or "validation" for choosing settings."""
+    dataset = item_types.read(folder)
+    target = target or item_types.sparsest_type(dataset)
+    prepared = prepare(dataset)
+    log = prepared.log
+    among = prepared.catalogue.mask([target])
+    if log.split is not None and bool((log.split == "test").any()):
+        split = fixed_split(log.user, log.item, log.split, n_users=log.n_users, n_items=log.n_items)
+    else:
+        split = _hold_out(log, among, seed=0)
+    if part == "validation":
+        inner = _hold_out(log.take(split.part == "train"), among, seed=1_000)
+        kept = split.part.copy()
+        kept[split.part == "test"] = "validation"  # known to nobody while settings are chosen
+        kept[np.flatnonzero(split.part == "train")] = inner.part
+        cases = inner.cases("test", history=("train",), candidates=among)
+        return World(prepared, replace(split, part=kept), cases, target)
+    return World(prepared, split, split.cases("test", history=("train",), candidates=among), target)
+
+
+def _hold_out(log: InteractionLog, among: NDArray[np.bool_], *, seed: int) -> Split:
+    return leave_last_out(
+        log.user,
+        log.item,
+        n_users=log.n_users,
+        n_items=log.n_items,
+        validation=False,
+        among=among,
+        seed=seed,
+    )
+
+
+def measure(world: World, ranker: Ranker) -> Answers:
+    """Ask every case."""
+    popularity = np.asarray(world.training.matrix().sum(0), dtype=np.float64).ravel()
+    found = evaluate(ranker, world.cases, item_popularity=popularity, cutoffs=(10,))
+    return Answers(
+        {
+            (group, name): found.slices[group].per_case[metric]
+            for group in GROUPS
+            if group in found.slices
+            for name, metric in METRICS.items()
+        },
+        found.value("coverage@10"),
+    )
+
+
+def run_arm(folder: Path, target: str, part: str, config: RecommenderConfig) -> Answers:
+    """Train one arm with one seed in a process of its own."""
+    torch.set_num_threads(1)
+    keep_large_buffers()
+    world = load(folder, target, part)
+    return measure(world, train(world.prepared, world.training, config))
+
+
+def baselines(world: World) -> dict[str, Callable[[], Ranker]]:
+    """The rivals; λ was chosen on the validation hold-out of anime OVA."""
+    matrix = world.training.matrix()
+    of_target = matrix.multiply(world.prepared.catalogue.mask([world.target])[None, :]).tocsr()
+    known: dict[str, Callable[[], Ranker]] = {
+        "popularity": lambda: Popularity.fit(matrix),
+        "text_knn": lambda: TextKNN.fit(world.prepared.content),
+        "ease_target": lambda: replace(
+            EASE.fit(of_target, regularisation=LAMBDA_TARGET, precision="float32"),
+            name="ease_target",
+        ),
+        "ease_all": lambda: replace(
+            EASE.fit(matrix, regularisation=LAMBDA_ALL, precision="float32"), name="ease_all"
+        ),
+    }
+    return known
+
+
+def interval(
+    ours: NDArray[np.float64], theirs: NDArray[np.float64], *, seed: int = 0
+) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean paired difference; (n,) each."""
+    difference = ours - theirs
+    rng = np.random.default_rng(seed)
+    means = [
+        difference[rng.integers(len(difference), size=len(difference))].mean() for _ in range(2_000)
+    ]
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def seed_mean(answers: list[Answers]) -> dict[tuple[str, str], NDArray[np.float64]]:
+    """Each case's metric, averaged over the seeds."""
+    return {
+        key: np.mean([each.per_case[key] for each in answers], axis=0)
+        for key in answers[0].per_case
+    }
+
+
+def figures(answers: list[Answers]) -> dict[str, Any]:
+    """Mean and spread over seeds of each group's metrics."""
+    row: dict[str, Any] = {}
+    for group, name in answers[0].per_case:
+        values = [float(each.per_case[group, name].mean()) for each in answers]
+        row[f"{group}_{name}"] = float(np.mean(values))
+        if len(values) > 1:
+            row[f"{group}_{name}_sd"] = float(np.std(values, ddof=1))
+    return row | {"coverage": float(np.mean([each.coverage for each in answers]))}
+
+
+def main() -> None:
+    """Run all arms and print the table and the last line."""
+    arguments = parse(
+        __doc__,
+        data="recsys/anime",
+        seeds=5,
+        options={
+            "--target": {"help": "item type; the one with the fewest interactions if left out"},
+            "--part": {"choices": ("test", "validation"), "default": "test"},
+            "--arms": {"help": "comma-separated; all if left out"},
+            "--set": {"action": "append", "default": [], "metavar": "KEY=VALUE", "dest": "changes"},
+        },
+    )
+    from errata.cli.options import parse_overrides
+
+    target = arguments.extra.target
+    if target is None and (arguments.data / "anime_history.dat").exists():
+        target = "OVA"
+    world = load(arguments.data, target, arguments.extra.part)
+    quick = {"towers.epochs": 1, "towers.dimension": 32, "graph_network.epochs": 1}
+    settings = SETTINGS | (quick if arguments.quick else {})
+    settings |= {"towers.target_types": (world.target,)}
+    settings |= parse_overrides(arguments.extra.changes)
+    chosen = arms(RecommenderConfig.load(None, settings), world.target)
+    if arguments.extra.arms:
+        chosen = {name: chosen[name] for name in arguments.extra.arms.split(",")}
+    reporter = Terminal()
+    answers: dict[str, list[Answers]] = {}
+    fits = baselines(world)
+    with reporter.bar("baselines", len(fits)) as bar:
+        for name, fit in fits.items():
+            answers[name] = [measure(world, fit())]
+            bar.advance(1, name)
+    context = multiprocessing.get_context("spawn")
+    with (
+        ProcessPoolExecutor(arguments.threads, mp_context=context) as pool,
+        reporter.bar("arms × seeds", len(chosen) * arguments.seeds) as bar,
+    ):
+        jobs = {
+            (name, seed): pool.submit(
+                run_arm,
+                arguments.data,
+                world.target,
+                arguments.extra.part,
+                config.changed(seed=seed),
+            )
+            for name, config in chosen.items()
+            for seed in range(arguments.seeds)
+        }
+        for (name, seed), job in jobs.items():
+            answers.setdefault(name, []).append(job.result())
+            bar.advance(1, f"{name}, seed {seed}")
+    report(world, answers, arguments.seeds)
+
+
+def report(world: World, answers: dict[str, list[Answers]], seeds: int) -> None:
+    """The table on standard error, the last line on standard output."""
+    result = Result("recommender_sparse_type", seeds=seeds)
+    result.details["target"] = world.target
+    means = {name: seed_mean(each) for name, each in answers.items()}
+    rows = {name: figures(each) for name, each in answers.items()}
+    first = next(iter(means.values()))
+    result.details["cases"] = {group: len(first[group, "hr@10"]) for group, _ in first}
+    for rival in ("towers_only", "ease_all"):
+        if rival not in means:
+            continue
+        for name, row in rows.items():
+            if name == rival:
+                continue
+            for group, metric in means[name]:
+                low, high = interval(means[name][group, metric], means[rival][group, metric])
+                suffix = "" if rival == "towers_only" else f"_vs_{rival}"
+                row[f"{group}_{metric}{suffix}_ci"] = [low, high]
+    result.ours = rows.get("full", {})
+    result.baselines = {name: row for name, row in rows.items() if name != "full"}
+    columns = [f"{group}_{metric}" for group, metric in first] + ["coverage"]
+    table = Table("arm", *columns, title=f"{world.target}, {seeds} seeds")
+    for name, row in rows.items():
+        table.add_row(
+            name,
+            *(
+                f"{row[column]:.3f}"
+                + (f" ±{row[f'{column}_sd']:.3f}" if f"{column}_sd" in row else "")
+                for column in columns
+            ),
+        )
+    Console(stderr=True, width=120).print(table)
+    result.print()
+
+
+if __name__ == "__main__":
+    main()

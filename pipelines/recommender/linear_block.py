@@ -1,0 +1,85 @@
+"""A closed-form tail of the vectors: what a linear item–item model knows, at low rank.
+
+The towers generalise; a linear model remembers which item follows which. At full rank it is an
+n × n matrix and no inner product of short vectors, but its leading factors are:
+
+    partial    B of EASE (`feature_store/interactions/partial.py`); V the leading right singular
+               vectors of XB; a history h scores item i with (h B V)·V_i
+    spectral   V the leading eigenvectors of RᵀR, R = D_u^-1/2 X D_i^-1/2; h scores i with
+               (h D_i^-1/2 V)/√|h| · √d_i V_i    (GF-CF's low-pass filter, arXiv 2108.07567)
+
+The tail is appended to the towers' vectors, so that one search sees the sum of both scores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from feature_store.interactions.graph import normalise
+from pipelines.recommender.factorisation import leading_eigenvectors
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class LinearBlock:
+    """score(h, i) = (h · history) / |h|^length_power · item_i.
+
+    Shapes:
+        history: (n_items, r) float32. items: (n_items, r) float32.
+    """
+
+    history: FloatArray
+    items: FloatArray
+    length_power: float
+
+
+def partial_block(
+    interactions: sp.csr_matrix,
+    weights: FloatArray,
+    *,
+    targets: NDArray[np.int64],
+    rank: int,
+    seed: int,
+) -> LinearBlock:
+    """The leading factors of EASE's scores of the items `targets`.
+
+    Args:
+        interactions: (n_users, n_items).
+        weights: (n_items, n_items) B.
+        targets: (T,) rows of the items that are ranked; the others have a zero tail.
+        rank: r.
+        seed: of the randomised factorisation.
+    """
+    transposed = interactions.T.tocsr()
+    columns = weights if len(targets) == len(weights) else weights[:, targets]
+
+    def square(block: FloatArray) -> FloatArray:
+        scored: FloatArray = columns @ block
+        return np.asarray(columns.T @ (transposed @ (interactions @ scored)))
+
+    basis = leading_eigenvectors(square, len(targets), rank, seed=seed)
+    items = np.zeros((len(weights), basis.shape[1]), np.float32)
+    items[targets] = basis
+    return LinearBlock(history=columns @ basis, items=items, length_power=0.0)
+
+
+def spectral_block(interactions: sp.csr_matrix, *, rank: int, seed: int) -> LinearBlock:
+    """The leading eigenvectors of the normalised item–item matrix."""
+    normalised = normalise(interactions)
+    transposed = normalised.T.tocsr()
+
+    def square(block: FloatArray) -> FloatArray:
+        return np.asarray(transposed @ (normalised @ block))
+
+    basis = leading_eigenvectors(square, interactions.shape[1], rank, seed=seed)
+    degrees = np.maximum(np.asarray(interactions.sum(0)).ravel(), 1.0)[:, None]
+    return LinearBlock(
+        history=(basis / np.sqrt(degrees)).astype(np.float32),
+        items=(basis * np.sqrt(degrees)).astype(np.float32),
+        length_power=0.5,
+    )

@@ -1,0 +1,168 @@
+import gzip
+import json
+import struct
+from pathlib import Path
+
+import pytest
+
+from errata import __version__
+from errata.cli.main import run
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch) -> Path:
+    monkeypatch.setenv("ERRATA_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("ERRATA_REDIS_URL", raising=False)
+    return tmp_path / "home"
+
+
+def write_tables(directory: Path, *, bad_rows: int = 0) -> Path:
+    directory.mkdir()
+    rows = [f"u{n % 12},i{(n * n + 3 * n) % 29},{1_700_000_000 + n * 60}" for n in range(100)]
+    rows[40:40] = [f"u1,,{n}" for n in range(bad_rows)]
+    (directory / "interactions.csv").write_text(
+        "user_id,item_id,timestamp\n" + "\n".join(rows) + "\n"
+    )
+    (directory / "items.csv").write_text(
+        "item_id,item_type,title,genre[]\n"
+        + "".join(f"i{n},film,title {n},{'war|sea' if n % 2 else 'love'}\n" for n in range(29))
+    )
+    return directory
+
+
+QUICK = [
+    *("--set", "towers.epochs=1", "--set", "towers.dimension=8", "--set", "threads=1"),
+    *("--set", "graph_network.epochs=1", "--set", "graph_network.dimension=8"),
+    *("--set", "evaluation.baselines=[popularity, ease]"),
+]
+
+
+def test_import_reads_counts_and_writes(tmp_path, capsys):
+    source, destination = write_tables(tmp_path / "raw"), tmp_path / "data"
+    assert run(["import", str(source), str(destination), "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["interactions"], summary["users"], summary["items"]) == (100, 12, 29)
+    assert (destination / "interactions.parquet").exists()
+
+
+def test_rejects_are_shown_with_line_numbers_and_kept(tmp_path, capsys):
+    source = write_tables(tmp_path / "raw", bad_rows=2)
+    arguments = ["import", str(source), str(tmp_path / "data")]
+    assert run([*arguments, "--max-reject-share", "0.1"]) == 0
+    shown = capsys.readouterr().err
+    assert "2 of 131 rows" in shown
+    assert "interactions.csv:42" in shown
+    kept = (tmp_path / "data" / "rejects.jsonl").read_text().splitlines()
+    assert [json.loads(line)["line"] for line in kept] == [42, 43]
+
+
+def test_too_many_rejects_stop_the_import_and_say_how_to_go_on(tmp_path, capsys):
+    source = write_tables(tmp_path / "raw", bad_rows=30)
+    assert run(["import", str(source), str(tmp_path / "data")]) == 2
+    assert "--max-reject-share" in capsys.readouterr().err
+    assert not (tmp_path / "data" / "interactions.parquet").exists()
+
+
+def test_train_publishes_promotes_and_rolls_back(tmp_path, capsys):
+    source = write_tables(tmp_path / "raw")
+    train = ["train", "recommender", "--data", str(source), *QUICK, "--promote", "--json"]
+    versions = []
+    for seed in ("0", "1"):
+        assert run([*train, "--set", f"seed={seed}"]) == 0
+        versions.append(json.loads(capsys.readouterr().out)["version"])
+    assert run(["registry", "list", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [each["version"] for each in listed] == versions
+    assert [each["aliases"] for each in listed] == [[], ["champion"]]
+    assert run(["registry", "rollback"]) == 0
+    assert versions[0] in capsys.readouterr().out
+    assert run(["registry", "verify"]) == 0
+    assert run(["registry", "promote", versions[1]]) == 0
+    assert run(["registry", "show", "champion"]) == 0
+    manifest = json.loads(capsys.readouterr().out.split("\n", 2)[2])
+    assert manifest["config"]["seed"] == 1
+    assert {"index.faiss", "report.html", "metrics.json"} <= set(manifest["files"])
+
+
+def test_evaluate_runs_both_protocols(tmp_path, capsys):
+    source = write_tables(tmp_path / "raw")
+    assert run(["evaluate", "recommender", "--data", str(source), *QUICK, "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)) == {"temporal", "leave_last_out"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["train", "recommender", "--data", "/does/not/exist"], "/does/not/exist"),
+        (["train", "recommender"], "--data"),
+        (["train", "recommender", "--data", ".", "--set", "towers.epochs"], "KEY=VALUE"),
+        (["train", "recommender", "--data", ".", "--set", "towers.epoch=3"], "towers.epoch"),
+        (["import", "nowhere", "data"], "nowhere"),
+        (["serve", "--port", "0"], "port"),
+        (["no-such-command"], "no-such-command"),
+    ],
+)
+def test_a_users_mistake_is_exit_2_and_one_clear_line(arguments, says, capsys):
+    assert run(arguments) == 2
+    shown = capsys.readouterr().err
+    assert says in shown
+    assert "Traceback" not in shown
+
+
+def test_a_missing_version_is_exit_1_and_says_how_to_make_one(capsys):
+    assert run(["registry", "promote", "v9"]) == 1
+    assert "errata train" in capsys.readouterr().err
+
+
+def test_version_and_help_teach(capsys):
+    assert run(["--version"]) == 0
+    assert __version__ in capsys.readouterr().out
+    for arguments in (["--help"], ["train", "recommender", "--help"], ["flows", "--help"]):
+        assert run(arguments) == 0
+        assert "Usage" in capsys.readouterr().out
+
+
+def test_doctor_finds_a_working_machine(capsys):
+    assert run(["doctor", "--json"]) == 0
+    names = {each["name"]: each["ok"] for each in json.loads(capsys.readouterr().out)}
+    assert names["Redis"]
+    assert names["FAISS"]
+
+
+def test_doctor_says_what_to_do_about_a_dead_redis(monkeypatch, capsys):
+    monkeypatch.setenv("ERRATA_REDIS_URL", "redis://127.0.0.1:1")
+    assert run(["doctor"]) == 1
+    assert "ERRATA_REDIS_URL" in capsys.readouterr().out
+
+
+def test_serve_with_a_dead_named_redis_fails_at_once(monkeypatch, capsys):
+    monkeypatch.setenv("ERRATA_REDIS_URL", "redis://127.0.0.1:1")
+    assert run(["serve"]) == 1
+    assert "127.0.0.1:1" in capsys.readouterr().err
+
+
+def capture(path: Path) -> Path:
+    """One UDP packet in a little-endian pcap."""
+    udp = struct.pack(">HHHH", 1234, 53, 12, 0) + b"ping"
+    ip = struct.pack(
+        ">BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 1, 0, 64, 17, 0, b"\x0a\0\0\x01", b"\x0a\0\0\x02"
+    )
+    frame = b"\x02" * 12 + b"\x08\x00" + ip + udp
+    header = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1)
+    packet = struct.pack("<IIII", 1_700_000_000, 0, len(frame), len(frame)) + frame
+    path.write_bytes(gzip.compress(header + packet))
+    return path
+
+
+def test_flows_prints_flows_and_then_counts(tmp_path, capsys):
+    assert run(["flows", str(capture(tmp_path / "one.pcap.gz")), "--json"]) == 0
+    flow, totals = map(json.loads, capsys.readouterr().out.splitlines())
+    assert flow["protocol"].lower() == "udp"
+    assert totals["packets"] == 1
+    assert totals["flows"] == 1
+
+
+def test_flows_of_no_capture_is_exit_2_with_one_line(tmp_path, capsys):
+    (tmp_path / "text.pcap").write_text("hello")
+    assert run(["flows", str(tmp_path / "text.pcap")]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
