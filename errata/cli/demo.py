@@ -54,6 +54,7 @@ def register(app: typer.Typer) -> None:
        -d '{{"history": ["50", "181"], "k": 5, "explain": true}}'\n"""
             "Stop it with:  errata demo --stop",
             highlight=False,
+            soft_wrap=True,
         )
 
     @app.command("materialise")

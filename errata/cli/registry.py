@@ -71,7 +71,10 @@ def register(app: typer.Typer) -> None:
     def verify(reference: Reference = "champion", model: Model = MODEL_NAME) -> None:
         """Check every file of a version against its SHA-256."""
         directory, manifest = _registry().open(model, reference)
-        out.print(f"{manifest.version}: {len(manifest.files)} files are whole, in {directory}")
+        out.print(
+            f"{manifest.version}: {len(manifest.files)} files are whole, in {directory}",
+            soft_wrap=True,
+        )
 
     @group.command()
     def promote(reference: Reference, model: Model = MODEL_NAME, alias: Alias = "champion") -> None:

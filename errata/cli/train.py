@@ -75,9 +75,13 @@ def register(app: typer.Typer) -> None:
             print_json({"version": version, "promoted": promote, **to_json(done.evaluations)})
             return
         out.print(comparison_table(done.evaluations))
-        out.print(f"published {version}; report: {done.report}", highlight=False)
+        out.print(f"published {version}; report: {done.report}", highlight=False, soft_wrap=True)
         if not promote:
-            err.print(f"serve it with:  errata registry promote {version}", highlight=False)
+            err.print(
+                f"serve it with:  errata registry promote {version}",
+                highlight=False,
+                soft_wrap=True,
+            )
 
     @evaluation.command("recommender")
     def evaluate_recommender(

@@ -124,7 +124,9 @@ def _version(
         if (manifest.data_fingerprint, manifest.config) == (fingerprint, wanted):
             reporter.say(f"version {manifest.version} was trained on the same data: using it")
             directory, _ = registry.open(MODEL_NAME, manifest.version)
-            console.print(f"evaluation report: {directory / 'report.html'}", highlight=False)
+            console.print(
+                f"evaluation report: {directory / 'report.html'}", highlight=False, soft_wrap=True
+            )
             registry.promote(MODEL_NAME, manifest.version, alias="champion")
             return manifest.version
     done = run(
@@ -136,7 +138,7 @@ def _version(
         reporter=reporter,
     )
     console.print(comparison_table(done.evaluations))
-    console.print(f"evaluation report: {done.report}", highlight=False)
+    console.print(f"evaluation report: {done.report}", highlight=False, soft_wrap=True)
     registry.promote(MODEL_NAME, done.manifest.version, alias="champion")
     return done.manifest.version
 

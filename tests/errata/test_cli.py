@@ -78,8 +78,9 @@ def test_train_publishes_promotes_and_rolls_back(tmp_path, capsys):
     assert versions[0] in capsys.readouterr().out
     assert run(["registry", "verify"]) == 0
     assert run(["registry", "promote", versions[1]]) == 0
+    capsys.readouterr()
     assert run(["registry", "show", "champion"]) == 0
-    manifest = json.loads(capsys.readouterr().out.split("\n", 2)[2])
+    manifest = json.loads(capsys.readouterr().out)
     assert manifest["config"]["seed"] == 1
     assert {"index.faiss", "report.html", "metrics.json"} <= set(manifest["files"])
 
