@@ -22,6 +22,9 @@ CONFIG = RecommenderConfig.load(
         "towers.hidden": 0,
         "towers.epochs": 5,
         "towers.learning_rate_vectors": 3e-3,
+        "linear.kind": "spectral",
+        "linear.rank": 128,
+        "linear.weight": 10.0,
     },
 )
 GRIDS: dict[str, Grid] = {
