@@ -17,14 +17,16 @@ CONFIG = RecommenderConfig.load(
     {
         "graph_network.enabled": False,
         "graph.strength": "cosine",
-        "graph.top_k": 30,
-        "towers.dimension": 128,
+        "graph.top_k": 10,
+        "towers.dimension": 256,
         "towers.hidden": 0,
-        "towers.epochs": 5,
-        "towers.learning_rate_vectors": 3e-3,
+        "towers.listens": False,
+        "towers.epochs": 8,
+        "towers.learning_rate_vectors": 4e-3,
+        "towers.temperature": 0.08,
         "linear.kind": "spectral",
-        "linear.rank": 128,
-        "linear.weight": 10.0,
+        "linear.rank": 256,
+        "linear.weight": 30.0,
     },
 )
 GRIDS: dict[str, Grid] = {
@@ -44,5 +46,5 @@ if __name__ == "__main__":
         arguments,
         CONFIG,
         GRIDS,
-        quick={"towers.epochs": 1, "towers.dimension": 32, "graph.top_k": 10},
+        quick={"towers.epochs": 1, "towers.dimension": 32},
     )

@@ -1,10 +1,12 @@
 """Heterogeneous graph network over items: one GraphSAGE convolution per edge type.
 
-After 2T-HGNN (arXiv 2403.05185, section 3):
+After 2T-HGNN (arXiv 2403.05185, section 3), inductive by construction: what an item is to itself
+(x) holds only what it has before anyone met it; what its neighbours are to it (y) also holds what
+interactions taught about them.
 
-    h_v       = σ(W_in x_v + b_in)
-    AGG_r(v)  = max over u in N_r(v) of σ(W_r h_u + b_r)
-    h_v       ← σ(W h_v + Σ_r V_r AGG_r(v))            (no σ after the last layer)
+    h_v       = σ(W_own x_v),   m_u = σ(W_heard y_u)
+    AGG_r(v)  = max over u in N_r(v) of σ(W_r m_u + b_r)
+    h_v       ← σ(W h_v + Σ_r V_r AGG_r(v)),   m ← h     (no σ after the last layer)
     z_v       = h_v / ‖h_v‖₂
 """
 
@@ -25,11 +27,10 @@ from models.recommender.neighbours import EdgeType
 class HeteroGraphNetwork(nn.Module):
     """Item features and an item graph in, one unit vector per item out.
 
-    An item without a single edge still gets a vector, from its features alone: that is what
-    makes the network inductive.
+    An item without a single edge still gets a vector, from its own features alone.
 
     Shapes:
-        x: item type → (n_type, d_in)
+        own: item type → (n_type, d_own); heard: item type → (n_type, d_heard)
         edge_index: edge type → (2, E)
         returns: item type → (n_type, d_out), rows of unit length
     """
@@ -39,15 +40,17 @@ class HeteroGraphNetwork(nn.Module):
         *,
         edge_types: Sequence[EdgeType],
         node_types: Sequence[str],
-        d_in: int,
+        d_own: int,
+        d_heard: int,
         d_hidden: int,
         d_out: int,
         n_layers: int = 2,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        # Narrow before the first convolution: it then gathers d_hidden numbers per edge, not d_in.
-        self.enter = nn.Linear(d_in, d_hidden)
+        # Narrow before the first convolution: it gathers d_hidden numbers per edge, not d_heard.
+        self.enter_own = nn.Linear(d_own, d_hidden)
+        self.enter_heard = nn.Linear(d_heard, d_hidden)
         sizes = [*[d_hidden] * n_layers, d_out]
         self.layers = nn.ModuleList()
         self.own = nn.ModuleList()
@@ -60,14 +63,18 @@ class HeteroGraphNetwork(nn.Module):
         self.position_of = {kind: position for position, kind in enumerate(node_types)}
 
     def forward(
-        self, x: Mapping[str, Tensor], edge_index: Mapping[EdgeType, Tensor]
+        self,
+        own: Mapping[str, Tensor],
+        heard: Mapping[str, Tensor],
+        edge_index: Mapping[EdgeType, Tensor],
     ) -> dict[str, Tensor]:
         """See the class."""
-        hidden = {kind: functional.relu(self.enter(rows)) for kind, rows in x.items()}
-        for depth, (convolution, own) in enumerate(zip(self.layers, self.own, strict=True)):
-            messages = convolution(hidden, dict(edge_index)) if edge_index else {}
+        hidden = {kind: functional.relu(self.enter_own(rows)) for kind, rows in own.items()}
+        spoken = {kind: functional.relu(self.enter_heard(rows)) for kind, rows in heard.items()}
+        for depth, (convolution, keep) in enumerate(zip(self.layers, self.own, strict=True)):
+            messages = convolution(spoken, dict(edge_index)) if edge_index else {}
             updated = {
-                kind: own.get_submodule(str(self.position_of[kind]))(rows)
+                kind: keep.get_submodule(str(self.position_of[kind]))(rows)
                 for kind, rows in hidden.items()
             }
             for kind, message in messages.items():
@@ -79,7 +86,7 @@ class HeteroGraphNetwork(nn.Module):
                     )
                     for kind, rows in updated.items()
                 }
-            hidden = updated
+            hidden = spoken = updated
         return {kind: functional.normalize(rows, dim=-1) for kind, rows in hidden.items()}
 
 

@@ -1,13 +1,16 @@
-"""Trains the graph network on the item graph's own links, and embeds every item.
+"""Trains the graph network on what users did, and embeds every item from what it is.
 
-Node features are content and, where an item has interactions, its factors; a link's two ends are
-pulled together against uniform negatives of the destination's type, one relation per batch, the
-relations balanced (2T-HGNN, arXiv 2403.05185).
+Messages pass along what an item has before anyone met it: near texts, shared categories, links.
+An item's own input is its content; its neighbours speak with their content and their factors of
+the interactions. Taught are co-interaction links: their two ends are pulled together against
+uniform negatives of the destination's type, one relation per batch, the relations balanced
+(2T-HGNN, arXiv 2403.05185). A new item is thus embedded exactly as an old one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
@@ -18,22 +21,41 @@ from torch import Tensor
 from feature_store.interactions.catalogue import Catalogue
 from feature_store.interactions.graph import EdgeType, ItemGraph
 from models.recommender.hgnn import HeteroGraphNetwork, link_margin_loss, link_softmax_loss
-from models.recommender.neighbours import Adjacency, BalancedLinkSampler, NeighbourSampler
+from models.recommender.neighbours import (
+    Adjacency,
+    BalancedLinkSampler,
+    NeighbourSampler,
+    Subgraph,
+)
 from pipelines.checkpoint import Checkpoint, epoch_generator
 from pipelines.progress import Reporter
 from pipelines.recommender.config import GraphNetworkConfig
 from pipelines.recommender.preparation import CO_INTERACTION, WEAK_SIGNAL
 
 USER = "user"
-# What users did is what is to be predicted; shared tags and entities only carry messages.
-LINK_RELATIONS = (CO_INTERACTION, WEAK_SIGNAL, "had", "had_by")
+# What users did is taught and carries no message; with users as nodes (an ablation) it does both.
+TAUGHT_RELATIONS = (CO_INTERACTION, WEAK_SIGNAL)
 _INFERENCE_NODES = 4_096
+
+
+@dataclass(frozen=True)
+class _Nodes:
+    """Inputs per node type, (n_type, ·): what a node is to itself, and to its neighbours."""
+
+    own: dict[str, Tensor]
+    heard: dict[str, Tensor]
+
+    def of(self, subgraph: Subgraph) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The inputs of a subgraph's nodes."""
+        own = {kind: self.own[kind][rows] for kind, rows in subgraph.nodes.items()}
+        return own, {kind: self.heard[kind][rows] for kind, rows in subgraph.nodes.items()}
 
 
 def train_graph_network(
     graph: ItemGraph,
     catalogue: Catalogue,
-    features: NDArray[np.float32],
+    content: NDArray[np.float32],
+    factors: NDArray[np.float32],
     config: GraphNetworkConfig,
     *,
     interactions: sp.csr_matrix,
@@ -41,57 +63,66 @@ def train_graph_network(
     checkpoint: Checkpoint | None,
     reporter: Reporter,
 ) -> NDArray[np.float32]:
-    """(n_items, config.dimension) float32 unit vectors.
+    """(n_items, config.dimension) float32 unit vectors; (n_items, 0) where nothing joins items
+    but what users did.
 
     Args:
-        graph: edges of the training interactions, metadata and links.
+        graph: edges of the training interactions, metadata, text and links.
         catalogue: rows and item types.
-        features: (n_items, F) float32 node features.
+        content: (n_items, C) float32.
+        factors: (n_items, d) float32 of the interactions; zero for an item without any.
         config: sizes and schedule.
         interactions: (n_users, n_items); nodes of their own when `config.users_in_graph`.
         seed: of weights and draws.
         checkpoint: where a killed run goes on.
         reporter: progress.
     """
-    x = {
-        kind: torch.from_numpy(features[rows.start : rows.stop])
-        for kind, rows in catalogue.ranges.items()
-    }
-    adjacency = {kind: _adjacency(graph, kind) for kind in graph.edges}
+    edges = {kind: _adjacency(graph, kind) for kind in graph.edges}
+    taught = {kind: each for kind, each in edges.items() if kind[1] in TAUGHT_RELATIONS}
+    carrying = {kind: each for kind, each in edges.items() if kind not in taught}
+    nodes = _item_nodes(catalogue, content, factors)
     if config.users_in_graph:
-        x[USER] = torch.zeros(interactions.shape[0], features.shape[1])
-        adjacency |= _user_edges(interactions, catalogue)
+        between = _user_edges(interactions, catalogue)
+        taught, carrying = taught | between, carrying | between
+        for inputs in (nodes.own, nodes.heard):
+            width = next(iter(inputs.values())).shape[1]
+            inputs[USER] = torch.zeros(interactions.shape[0], width)
+    if not taught or not carrying:
+        reporter.say("graph network: left out, as items are joined by nothing but interactions")
+        return np.zeros((len(catalogue), 0), np.float32)
     torch.manual_seed(seed)
     network = HeteroGraphNetwork(
-        edge_types=list(adjacency),
-        node_types=list(x),
-        d_in=features.shape[1],
+        edge_types=list(carrying),
+        node_types=list(nodes.own),
+        d_own=content.shape[1],
+        d_heard=content.shape[1] + factors.shape[1],
         d_hidden=config.hidden,
         d_out=config.dimension,
         n_layers=len(config.fanouts),
     )
-    if adjacency:
-        _fit(network, x, adjacency, config, seed=seed, checkpoint=checkpoint, reporter=reporter)
-    return _embed(network, x, adjacency, catalogue, config, seed=seed)
+    links = BalancedLinkSampler(
+        {kind: each.edge_index() for kind, each in taught.items()},
+        batch_size=config.batch_size,
+        balanced=config.balanced,
+    )
+    _fit(
+        network, nodes, carrying, links, config, seed=seed, checkpoint=checkpoint, reporter=reporter
+    )
+    return _embed(network, nodes, carrying, catalogue, config, seed=seed)
 
 
 def _fit(
     network: HeteroGraphNetwork,
-    x: dict[str, Tensor],
-    adjacency: dict[EdgeType, Adjacency],
+    nodes: _Nodes,
+    carrying: dict[EdgeType, Adjacency],
+    links: BalancedLinkSampler,
     config: GraphNetworkConfig,
     *,
     seed: int,
     checkpoint: Checkpoint | None,
     reporter: Reporter,
 ) -> None:
-    neighbours = NeighbourSampler(adjacency, fanouts=config.fanouts)
-    taught = {kind: each for kind, each in adjacency.items() if kind[1] in LINK_RELATIONS}
-    links = BalancedLinkSampler(
-        {kind: each.edge_index() for kind, each in (taught or adjacency).items()},
-        batch_size=config.batch_size,
-        balanced=config.balanced,
-    )
+    neighbours = NeighbourSampler(carrying, fanouts=config.fanouts)
     optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
     done = checkpoint.resume(network, optimizer) if checkpoint else 0
     network.train()
@@ -100,7 +131,7 @@ def _fit(
         for epoch in range(done, config.epochs):
             generator = epoch_generator(seed, epoch)
             losses = [
-                _step(network, optimizer, neighbours, x, kind, pairs, config, generator)
+                _step(network, optimizer, neighbours, nodes, kind, pairs, config, generator)
                 for kind, pairs in links.epoch(generator)
             ]
             if checkpoint:
@@ -112,20 +143,18 @@ def _step(
     network: HeteroGraphNetwork,
     optimizer: torch.optim.Optimizer,
     neighbours: NeighbourSampler,
-    x: dict[str, Tensor],
+    nodes: _Nodes,
     edge_type: EdgeType,
     pairs: Tensor,
     config: GraphNetworkConfig,
     generator: torch.Generator,
 ) -> float:
     source, _, destination = edge_type
-    n_destinations = len(x[destination])
-    drawn = torch.randint(n_destinations, (config.negatives,), generator=generator)
+    drawn = torch.randint(len(nodes.own[destination]), (config.negatives,), generator=generator)
     ends = [(source, pairs[0]), (destination, pairs[1]), (destination, drawn)]
     seeds, places = _unique_seeds(ends)
     subgraph = neighbours.sample(seeds, generator=generator)
-    inputs = {kind: x[kind][rows] for kind, rows in subgraph.nodes.items()}
-    vectors = network(inputs, subgraph.edge_index)
+    vectors = network(*nodes.of(subgraph), subgraph.edge_index)
     anchor, positive, negatives = (
         vectors[kind][place] for (kind, _), place in zip(ends, places, strict=True)
     )
@@ -156,8 +185,8 @@ def _unique_seeds(ends: list[tuple[str, Tensor]]) -> tuple[dict[str, Tensor], li
 
 def _embed(
     network: HeteroGraphNetwork,
-    x: dict[str, Tensor],
-    adjacency: dict[EdgeType, Adjacency],
+    nodes: _Nodes,
+    carrying: dict[EdgeType, Adjacency],
     catalogue: Catalogue,
     config: GraphNetworkConfig,
     *,
@@ -166,10 +195,9 @@ def _embed(
     """Every item's vector from all its neighbours, a block of items at a time."""
     network.eval()
     fanouts = config.fanouts
-    if USER not in x:  # the graph is pruned: all neighbours of an item are few
-        widest = max((int(each.indptr.diff().max()) for each in adjacency.values()), default=1)
-        fanouts = (widest,) * len(fanouts)
-    neighbours = NeighbourSampler(adjacency, fanouts=fanouts)
+    if USER not in nodes.own:  # the graph is pruned: all neighbours of an item are few
+        fanouts = (max(int(each.indptr.diff().max()) for each in carrying.values()),) * len(fanouts)
+    neighbours = NeighbourSampler(carrying, fanouts=fanouts)
     generator = epoch_generator(seed, 0)
     embedded = np.zeros((len(catalogue), config.dimension), np.float32)
     with torch.inference_mode():
@@ -177,10 +205,25 @@ def _embed(
             for start, stop in _blocks(len(rows)):
                 seeds = {kind: torch.arange(start, stop)}
                 subgraph = neighbours.sample(seeds, generator=generator)
-                inputs = {name: x[name][nodes] for name, nodes in subgraph.nodes.items()}
-                vectors = network(inputs, subgraph.edge_index)[kind][: stop - start]
-                embedded[rows.start + start : rows.start + stop] = vectors.numpy()
+                vectors = network(*nodes.of(subgraph), subgraph.edge_index)[kind]
+                embedded[rows.start + start : rows.start + stop] = vectors[: stop - start].numpy()
     return embedded
+
+
+def _item_nodes(
+    catalogue: Catalogue, content: NDArray[np.float32], factors: NDArray[np.float32]
+) -> _Nodes:
+    spoken = np.concatenate([content, factors], axis=1)
+    return _Nodes(
+        own={
+            kind: torch.from_numpy(content[rows.start : rows.stop])
+            for kind, rows in catalogue.ranges.items()
+        },
+        heard={
+            kind: torch.from_numpy(spoken[rows.start : rows.stop])
+            for kind, rows in catalogue.ranges.items()
+        },
+    )
 
 
 def _blocks(n: int) -> Iterator[tuple[int, int]]:

@@ -89,7 +89,8 @@ def train(
         graph_vectors = train_graph_network(
             graph,
             prepared.catalogue,
-            np.concatenate([prepared.content, initial], axis=1),
+            prepared.content,
+            initial,
             config.graph_network,
             interactions=matrix,
             seed=config.seed,

@@ -11,25 +11,26 @@ EDGES = [("a", "met", "a"), ("a", "met", "b")]
 def network(seed: int = 0) -> HeteroGraphNetwork:
     torch.manual_seed(seed)
     return HeteroGraphNetwork(
-        edge_types=EDGES, node_types=["a", "b"], d_in=6, d_hidden=8, d_out=4
+        edge_types=EDGES, node_types=["a", "b"], d_own=6, d_heard=6, d_hidden=8, d_out=4
     ).eval()
 
 
 def forward_reference(net, x, edge_index):
     """Node by node, edge by edge: the equations of the module's docstring."""
-    hidden = {kind: list(net.enter(rows).relu()) for kind, rows in x.items()}
+    hidden = {kind: list(net.enter_own(rows).relu()) for kind, rows in x.items()}
+    spoken = {kind: list(net.enter_heard(rows).relu()) for kind, rows in x.items()}
     for depth, (layer, own) in enumerate(zip(net.layers, net.own, strict=True)):
         updated = {k: [own[net.position_of[k]](row) for row in rows] for k, rows in hidden.items()}
         for (source, relation, destination), pairs in edge_index.items():
             convolution = layer.convs[(source, relation, destination)]
             for node in range(len(hidden[destination])):
-                inputs = [hidden[source][s] for s, d in pairs.T.tolist() if d == node]
+                inputs = [spoken[source][s] for s, d in pairs.T.tolist() if d == node]
                 projected = [convolution.pool(h).relu() for h in inputs]
                 pooled = torch.stack(projected).max(0).values if projected else torch.zeros(8)
                 updated[destination][node] = updated[destination][node] + convolution.out(pooled)
         if depth < len(net.layers) - 1:
             updated = {k: [row.relu() for row in rows] for k, rows in updated.items()}
-        hidden = updated
+        hidden = spoken = updated
     return {k: torch.stack([row / row.norm() for row in rows]) for k, rows in hidden.items()}
 
 
@@ -46,7 +47,7 @@ def inputs():
 def test_vectors_follow_the_equations():
     net = network()
     x, edge_index = inputs()
-    found, expected = net(x, edge_index), forward_reference(net, x, edge_index)
+    found, expected = net(x, x, edge_index), forward_reference(net, x, edge_index)
     for kind in x:
         torch.testing.assert_close(found[kind], expected[kind], atol=1e-5, rtol=1e-5)
 
@@ -55,16 +56,16 @@ def test_an_item_without_edges_has_a_unit_vector():
     x, _ = inputs()
     empty = {kind: torch.empty(2, 0, dtype=torch.int64) for kind in EDGES}
     for edge_index in (empty, {}):
-        for rows in network()(x, edge_index).values():
+        for rows in network()(x, x, edge_index).values():
             torch.testing.assert_close(rows.norm(dim=1), torch.ones(len(rows)))
 
 
 def test_a_neighbour_changes_the_vector():
     net = network()
     x, edge_index = inputs()
-    before = net(x, edge_index)["b"]
+    before = net(x, x, edge_index)["b"]
     x["a"][4] += 1.0
-    after = net(x, edge_index)["b"]
+    after = net(x, x, edge_index)["b"]
     assert not torch.allclose(before[1], after[1])
     torch.testing.assert_close(before[2], after[2])  # item 2 of type b hears nobody
 
