@@ -21,6 +21,7 @@ CONFIG = RecommenderConfig.load(
         "towers.dimension": 256,
         "towers.hidden": 0,
         "towers.listens": False,
+        "towers.unit_history": True,
         "towers.epochs": 8,
         "towers.learning_rate_vectors": 4e-3,
         "towers.temperature": 0.08,

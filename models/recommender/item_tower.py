@@ -71,14 +71,19 @@ class ItemTower(nn.Module):
         free_vectors: bool = True,
         initial: Tensor | None = None,
         vector_dropout: float = 0.0,
+        unit_history: bool = False,
     ) -> None:
         """Free vectors start at `initial` (n, d), or small and random.
+
+        `unit_history` normalises p before e^w: a history item then speaks as loudly as its learned
+        weight says, not as its vector is long, and popular items do not drown the others.
 
         `vector_dropout` hides that share of the free vectors in each training step, so that
         content and graph learn to stand alone (DropoutNet, NeurIPS 2017).
         """
         super().__init__()
         self.vector_dropout = vector_dropout
+        self.unit_history = unit_history
         start = torch.randn(n_items, dimension) / dimension**0.5 if initial is None else initial
         self.free = nn.Parameter(start.clone()) if free_vectors else None
         self.free_history = nn.Parameter(torch.zeros(n_items, dimension)) if free_vectors else None
@@ -101,6 +106,8 @@ class ItemTower(nn.Module):
         for gain, edge_type in zip(self.gain, self.edge_types, strict=True):
             block = inputs.edges[edge_type]
             p[block.sources] += gain * block.strength(z[block.destinations])
+        if self.unit_history:
+            p = functional.normalize(p, dim=-1)
         if self.log_weight is not None:
             p = p * (self.log_weight * inputs.trained).exp()[:, None]
         return functional.normalize(z, dim=-1), p

@@ -94,6 +94,7 @@ class TowerConfig(_Config):
         hide_all: chance that all of a user's items of the target types do (simulates a user who is
             new to the type).
         drop_others: chance that an item of another type is dropped from the history.
+        unit_history: history vectors have unit length before their learned weights.
         vector_dropout: share of free vectors hidden in a step, so that content stands alone.
         target_types: item types to learn to rank; None is all.
         within_type: items compete with their own type only, so that a rich type does not drown a
@@ -107,6 +108,7 @@ class TowerConfig(_Config):
     hidden: int = Field(128, ge=0)
     free_vectors: bool = True
     listens: bool = True
+    unit_history: bool = False
     epochs: int = Field(12, ge=1)
     batch_size: int = Field(512, ge=1)
     learning_rate_vectors: float = Field(1e-3, gt=0)

@@ -160,6 +160,7 @@ def _model(data: TowerData, inputs: ItemInputs, config: TowerConfig) -> TwoTower
         free_vectors=config.free_vectors,
         initial=None if data.initial is None else torch.from_numpy(data.initial),
         vector_dropout=config.vector_dropout,
+        unit_history=config.unit_history,
     )
     if not inputs.edges and item_tower.free_history is not None and data.initial is not None:
         # Nothing is heard through the graph: a history starts as the sum of its items' vectors.

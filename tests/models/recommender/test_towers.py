@@ -115,6 +115,13 @@ def test_vectors_follow_the_equations():
     torch.testing.assert_close(p, unweighted * net.log_weight.exp()[:, None])
 
 
+def test_unit_history_vectors_are_as_long_as_their_weight():
+    net = item_tower(unit_history=True).eval()
+    torch.nn.init.normal_(net.log_weight)
+    _, p = net(inputs())
+    torch.testing.assert_close(p.norm(dim=1), net.log_weight.exp())
+
+
 def test_an_item_without_interactions_stands_on_what_it_is():
     trained = torch.ones(N, dtype=torch.bool)
     trained[2] = False

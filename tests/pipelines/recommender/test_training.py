@@ -100,7 +100,7 @@ def test_ablations_are_one_flag_away(prepared, config, ablation):
         {"towers.within_type": True},
         {"towers.target_types": ("film",), "towers.epochs": 12},
         {"towers.vector_dropout": 0.3},
-        {"towers.hidden": 0},
+        {"towers.hidden": 0, "towers.unit_history": True},
         {"towers.free_vectors": False, "towers.epochs": 12},
         {"graph.strength": "cosine"},
         {"graph_network.loss": "margin"},
