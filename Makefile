@@ -15,7 +15,7 @@ $(STAMP): pyproject.toml
 	@touch $@
 
 demo: $(STAMP)
-	@$(BIN)/errata demo
+	@$(BIN)/errata demo --config configs/demo.yaml
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -34,5 +34,8 @@ def parse_overrides(assignments: list[str] | None) -> dict[str, Any]:
         name, separator, value = assignment.partition("=")
         if not separator or not name:
             raise ValueError(f"--set takes KEY=VALUE, not '{assignment}'")
-        parsed[name.strip()] = yaml.safe_load(value)
+        try:
+            parsed[name.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"--set {name}: '{value}' is no YAML value") from error
     return parsed

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from feature_store.interactions.log import InteractionLog
 
-# Signals that say "not this": they hide an item and never speak for one.
+# Signals that say "not this": they hide an item, and take back what was said for it before.
 NEGATIVE_SIGNALS = frozenset({"dismiss", "dislike", "skip"})
 
 
@@ -47,7 +47,11 @@ class HistoryPolicy(BaseModel):
         """
         newest_first = items[::-1]
         loud = np.where(np.isin(signals, self.weak_signals), self.weak_weight, 1.0)[::-1]
-        speaks = (newest_first >= 0) & ~np.isin(signals, list(NEGATIVE_SIGNALS))[::-1]
+        negative = np.isin(signals, list(NEGATIVE_SIGNALS))[::-1]
+        last_word = np.zeros(len(items), np.bool_)
+        last_word[np.unique(newest_first, return_index=True)[1]] = True
+        refused = newest_first[negative & last_word]
+        speaks = (newest_first >= 0) & ~negative & ~np.isin(newest_first, refused)
         newest_first, loud = newest_first[speaks], loud[speaks]
         rows, first = np.unique(newest_first, return_index=True)
         strongest = np.zeros(len(rows))

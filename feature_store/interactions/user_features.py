@@ -10,6 +10,9 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+# Beyond this a number is a mistake; within it, what is far from the mean is cut at MAX_SPREADS.
+MAX_NUMBER, MAX_SPREADS = 1e30, 5.0
+
 
 class UserFeatureSpec(BaseModel):
     """How a user's features become a vector: fixed in training, kept with the model.
@@ -48,7 +51,11 @@ class UserFeatureSpec(BaseModel):
         return sum(len(values) for values in self.vocabulary.values()) + len(self.numeric)
 
     def encode(self, users: Sequence[Mapping[str, Any]]) -> NDArray[np.float32]:
-        """(len(users), dimension) float32; what is missing or unknown is 0, the average user."""
+        """(len(users), dimension) float32.
+
+        What is missing, unknown, of another kind or no finite number is 0, the average user: a
+        column that changed its kind between two trainings must not cost a user the answer.
+        """
         encoded = np.zeros((len(users), self.dimension), np.float32)
         positions, offset = {}, 0
         for name, values in self.vocabulary.items():
@@ -56,14 +63,15 @@ class UserFeatureSpec(BaseModel):
             offset += len(values)
         for row, user in enumerate(users):
             for name in self.vocabulary:
-                cell = user.get(name) or ()
-                for value in [cell] if isinstance(cell, str) else cell:
-                    if (name, value) in positions:
+                cell = user.get(name)
+                for value in cell if isinstance(cell, list | tuple) else [cell]:
+                    if isinstance(value, str) and (name, value) in positions:
                         encoded[row, positions[name, value]] = 1.0
             for column, (name, (mean, spread)) in enumerate(self.numeric.items()):
                 value = user.get(name)
-                if value is not None:
-                    encoded[row, offset + column] = (float(value) - mean) / spread
+                if isinstance(value, int | float) and abs(value) < MAX_NUMBER:
+                    deviation = (float(value) - mean) / spread
+                    encoded[row, offset + column] = np.clip(deviation, -MAX_SPREADS, MAX_SPREADS)
         return encoded
 
     def of_table(self, users: pl.DataFrame | None, user_ids: Sequence[str]) -> NDArray[np.float32]:

@@ -6,12 +6,13 @@ import os
 import threading
 import uuid
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import orjson
 import polars as pl
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 SCHEMA = {
     "feedback_id": pl.String,
     "user_id": pl.String,
@@ -69,16 +70,15 @@ class FeedbackLog:
 
     def append(self, record: FeedbackRecord) -> None:
         """Write one record into the partition of the day on which it happened."""
-        day = datetime.fromtimestamp(record.timestamp_ms / 1_000, UTC).date()
+        day = (EPOCH + timedelta(milliseconds=record.timestamp_ms)).date()
         path = self._directory / f"day={day}" / f"{self._writer}.jsonl"
         with self._lock:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("ab", buffering=0) as file:
-                file.write(record.pack())
+            append_line(path, record.pack())
 
     def read(self) -> pl.DataFrame:
-        """All outcomes, each feedback_id once, in time order; a half-written last line is left
-        out."""
+        """All outcomes in time order, each of a user's feedback_ids once; a line that is not
+        whole is left out."""
         records = []
         for path in sorted(self._directory.glob("day=*/*.jsonl")):
             for line in path.read_bytes().splitlines():
@@ -87,6 +87,16 @@ class FeedbackLog:
                 except (orjson.JSONDecodeError, TypeError):
                     continue
         table = pl.DataFrame(records, schema=SCHEMA)
-        return table.unique("feedback_id", keep="first", maintain_order=True).sort(
-            "timestamp_ms", maintain_order=True
-        )
+        once = table.unique(("user_id", "feedback_id"), keep="first", maintain_order=True)
+        return once.sort("timestamp_ms", maintain_order=True)
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Append one whole line, also behind one that a crash left unfinished."""
+    with path.open("ab+") as file:
+        size = file.seek(0, os.SEEK_END)
+        if size:
+            file.seek(size - 1)
+            if file.read(1) != b"\n":
+                line = b"\n" + line
+        file.write(line)

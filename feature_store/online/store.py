@@ -15,9 +15,10 @@ FEEDBACK_ID_TTL_S = 7 * 86_400
 
 # One round trip, atomic: a feedback id counts once, and the history stays capped.
 _APPEND = """
-if ARGV[1] ~= '' and not redis.call('SET', KEYS[2], '1', 'NX', 'EX', ARGV[2]) then return 0 end
+if ARGV[1] ~= '' and redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
 redis.call('LPUSH', KEYS[1], ARGV[4])
 redis.call('LTRIM', KEYS[1], 0, ARGV[3] - 1)
+if ARGV[1] ~= '' then redis.call('SET', KEYS[2], '1', 'EX', ARGV[2]) end
 return 1
 """
 
@@ -78,9 +79,11 @@ class OnlineStore:
         self._redis.ping()
 
     def append(self, user_id: str, event: Event, *, feedback_id: str = "") -> bool:
-        """Put `event` at the head of the user's history; False if `feedback_id` was seen before."""
+        """Put `event` at the head of the user's history; False if the user's `feedback_id` was
+        seen before."""
+        seen = self._key("feedback", f"{user_id}\0{feedback_id}")
         applied = self._append(
-            keys=[self._key("history", user_id), self._key("feedback", feedback_id)],
+            keys=[self._key("history", user_id), seen],
             args=[feedback_id, FEEDBACK_ID_TTL_S, HISTORY_LENGTH, event.pack()],
         )
         return bool(applied)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 MANIFEST_NAME = "manifest.json"
 _CHUNK_BYTES = 1 << 20
@@ -47,6 +47,15 @@ class Manifest(BaseModel):
     config: dict[str, Any]
     metrics: dict[str, Any]
     files: dict[str, FileEntry]
+
+    @field_validator("files")
+    @classmethod
+    def _stay_inside(cls, files: dict[str, FileEntry]) -> dict[str, FileEntry]:
+        for name in files:
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts or name == MANIFEST_NAME:
+                raise ValueError(f"'{name}' is no file of a version")
+        return files
 
     def problems(self, directory: Path) -> list[str]:
         """Why the files in `directory` are not what was published; empty when they are."""

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import fsspec
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from feature_store.registry.manifest import MANIFEST_NAME, FileEntry, Manifest
 
 ALIAS_HISTORY_LENGTH = 20
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 class RegistryError(Exception):
@@ -31,12 +35,16 @@ class CorruptVersionError(RegistryError):
     """The files of a version are not the ones that were published."""
 
 
+class CorruptAliasError(RegistryError):
+    """The file of an alias is not one that was written here."""
+
+
 class _Alias(BaseModel):
     """Where an alias points: the last entry. Earlier entries are what a rollback returns to."""
 
     model_config = ConfigDict(frozen=True)
 
-    history: tuple[str, ...]
+    history: tuple[str, ...] = Field(min_length=1)
     moved_at: datetime
 
 
@@ -105,24 +113,31 @@ class Registry:
         """All versions of `model`, oldest first; a version whose manifest is unreadable is left
         out here and refused by `open`."""
         manifests = []
-        for path in self._fs.glob(f"{self._root}/{model}/versions/*/{MANIFEST_NAME}"):
+        for directory in self._children(f"{self._root}/{model}/versions"):
             try:
-                manifests.append(Manifest.model_validate_json(self._fs.cat_file(path)))
-            except ValidationError:
+                raw = self._fs.cat_file(f"{directory}/{MANIFEST_NAME}")
+                manifests.append(Manifest.model_validate_json(raw))
+            except (ValidationError, OSError):
                 continue
         return sorted(manifests, key=lambda manifest: (manifest.created_at, manifest.version))
 
     def models(self) -> list[str]:
         """Names of the models that have at least one version."""
-        paths = self._fs.glob(f"{self._root}/*/versions")
-        return sorted(path.rstrip("/").split("/")[-2] for path in paths)
+        found = [path for path in self._children(self._root) if self._fs.exists(f"{path}/versions")]
+        return sorted(path.rsplit("/", 1)[1] for path in found)
 
     def aliases(self, model: str) -> dict[str, str]:
-        """Alias → version."""
+        """Alias → version; an alias whose file is unreadable is left out here and refused by
+        `resolve`."""
         found = {}
-        for path in self._fs.glob(f"{self._root}/{model}/aliases/*.json"):
+        for path in self._children(f"{self._root}/{model}/aliases"):
             name = path.rsplit("/", 1)[1].removesuffix(".json")
-            found[name] = self._alias(model, name).history[-1]
+            if not path.endswith(".json"):
+                continue
+            try:
+                found[name] = self._alias(model, name).history[-1]
+            except CorruptAliasError:
+                continue
         return found
 
     def alias_history(self, model: str, alias: str) -> tuple[str, ...]:
@@ -134,7 +149,10 @@ class Registry:
 
         Raises:
             UnknownVersionError: neither an alias nor a version of `model`.
+            CorruptAliasError: the alias's file is unreadable.
         """
+        if not _NAME.fullmatch(reference):
+            raise UnknownVersionError(f"'{reference}' is no name of a version or an alias")
         if self._fs.exists(self._alias_path(model, reference)):
             return self._alias(model, reference).history[-1]
         if self._fs.exists(f"{self._version_path(model, reference)}/{MANIFEST_NAME}"):
@@ -152,7 +170,12 @@ class Registry:
             UnknownVersionError, CorruptVersionError
         """
         version = self.resolve(model, reference)
-        raw = self._fs.cat_file(f"{self._version_path(model, version)}/{MANIFEST_NAME}")
+        try:
+            raw = self._fs.cat_file(f"{self._version_path(model, version)}/{MANIFEST_NAME}")
+        except FileNotFoundError as error:
+            raise UnknownVersionError(
+                f"'{reference}' names version {version} of '{model}', which is gone"
+            ) from error
         try:
             return Manifest.model_validate_json(raw)
         except ValidationError as error:
@@ -185,13 +208,15 @@ class Registry:
         Raises:
             UnknownVersionError, CorruptVersionError
         """
+        if not _NAME.fullmatch(alias):
+            raise ValueError(f"'{alias}' is no name for an alias: use letters, digits, _ and -")
         _, manifest = self.open(model, version)
-        history: tuple[str, ...] = ()
-        if self._fs.exists(self._alias_path(model, alias)):
-            history = self._alias(model, alias).history
-        if history and history[-1] == manifest.version:
-            return
-        self._move(model, alias, (*history, manifest.version)[-ALIAS_HISTORY_LENGTH:])
+        with self._moving(model, alias):
+            history: tuple[str, ...] = ()
+            with suppress(UnknownVersionError, CorruptAliasError):  # a new one, or one to repair
+                history = self._alias(model, alias).history
+            if not history or history[-1] != manifest.version:
+                self._move(model, alias, (*history, manifest.version)[-ALIAS_HISTORY_LENGTH:])
 
     def rollback(self, model: str, *, alias: str) -> str:
         """Point `alias` back at the version before the present one, and return that version.
@@ -200,18 +225,44 @@ class Registry:
             UnknownVersionError: there is no earlier version.
             CorruptVersionError: the earlier version is no longer whole.
         """
-        history = self._alias(model, alias).history
-        if len(history) < 2:
-            raise UnknownVersionError(f"'{alias}' of '{model}' has no earlier version to return to")
-        self.open(model, history[-2])
-        self._move(model, alias, history[:-1])
-        return history[-2]
+        with self._moving(model, alias):
+            history = self._alias(model, alias).history
+            if len(history) < 2:
+                raise UnknownVersionError(
+                    f"'{alias}' of '{model}' has no earlier version to return to"
+                )
+            self.open(model, history[-2])
+            self._move(model, alias, history[:-1])
+            return history[-2]
 
     def _alias(self, model: str, alias: str) -> _Alias:
         path = self._alias_path(model, alias)
         if not self._fs.exists(path):
             raise UnknownVersionError(f"model '{model}' has no alias '{alias}'")
-        return _Alias.model_validate_json(self._fs.cat_file(path))
+        try:
+            return _Alias.model_validate_json(self._fs.cat_file(path))
+        except ValidationError as error:
+            raise CorruptAliasError(
+                f"{path} is unreadable; point '{alias}' anew with `errata registry promote VERSION`"
+            ) from error
+
+    @contextmanager
+    def _moving(self, model: str, alias: str) -> Iterator[None]:
+        """One process at a time moves a local alias. On an object store the last one wins."""
+        if not self._is_local:
+            yield
+            return
+        path = Path(self._alias_path(model, alias)).with_suffix(".lock")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def _children(self, path: str) -> list[str]:
+        try:
+            return sorted(str(each).rstrip("/") for each in self._fs.ls(path, detail=False))
+        except FileNotFoundError:
+            return []
 
     def _move(self, model: str, alias: str, history: tuple[str, ...]) -> None:
         record = _Alias(history=history, moved_at=datetime.now(UTC))

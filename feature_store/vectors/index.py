@@ -115,7 +115,7 @@ class VectorIndex:
 
     def vectors(self, rows: IntArray) -> FloatArray:
         """The stored vectors of `rows`, (len(rows), d)."""
-        return np.stack([self._index.reconstruct(int(row)) for row in rows]).astype(np.float32)
+        return np.asarray(self._index.reconstruct_batch(np.asarray(rows)), dtype=np.float32)
 
     def search(
         self, queries: FloatArray, k: int, *, allowed: BoolArray | None = None
@@ -143,12 +143,23 @@ class VectorIndex:
             )
         if allowed is None:
             scores, rows = self._index.search(queries, min(k, len(self)))
-            return _pad(scores, rows, k)
+            return self._completed(queries, *_pad(scores, rows, k), np.arange(len(self)))
         if allowed.shape != (len(self),):
             raise ValueError(f"mask has shape {allowed.shape}, index holds {len(self)} vectors")
         if self.kind == "hnsw" and allowed.mean() < EXACT_FILTER_SHARE:
             return self._search_exactly(queries, k, np.flatnonzero(allowed))
-        return self._search_filtered(queries, k, allowed)
+        found = self._search_filtered(queries, k, allowed)
+        return self._completed(queries, *found, np.flatnonzero(allowed))
+
+    def _completed(
+        self, queries: FloatArray, scores: FloatArray, rows: IntArray, allowed: IntArray
+    ) -> tuple[FloatArray, IntArray]:
+        """Scan exactly for the queries that a graph walk left with fewer rows than there are."""
+        k = rows.shape[1]
+        short = (rows >= 0).sum(1) < min(k, len(allowed))
+        if short.any():
+            scores[short], rows[short] = self._search_exactly(queries[short], k, allowed)
+        return scores, rows
 
     def _search_filtered(
         self, queries: FloatArray, k: int, allowed: BoolArray

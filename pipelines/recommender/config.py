@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,7 +13,7 @@ from feature_store.vectors import IndexSpec
 
 
 class _Config(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class SplitConfig(_Config):
@@ -70,7 +70,7 @@ class GraphNetworkConfig(_Config):
     enabled: bool = True
     dimension: int = Field(128, ge=2)
     hidden: int = Field(128, ge=2)
-    fanouts: tuple[int, ...] = Field((10, 5), min_length=1, max_length=4)
+    fanouts: tuple[Annotated[int, Field(ge=1)], ...] = Field((10, 5), min_length=1, max_length=4)
     epochs: int = Field(5, ge=1)
     batch_size: int = Field(1_024, ge=1)
     negatives: int = Field(512, ge=1)
@@ -137,15 +137,15 @@ class LinearConfig(_Config):
     """
 
     kind: Literal["auto", "partial", "spectral"] = "auto"
-    rank: int = Field(64, ge=1)
-    weight: float = Field(8.0, ge=0)
+    rank: int = Field(256, ge=1)
+    weight: float = Field(12.0, ge=0)
     regularisation: float = Field(500.0, gt=0)
 
 
 class EvaluationConfig(_Config):
     """What is measured, and against what."""
 
-    cutoffs: tuple[int, ...] = (10, 20)
+    cutoffs: tuple[Annotated[int, Field(ge=1)], ...] = Field((10, 20), min_length=1)
     baselines: tuple[Literal["popularity", "item_knn", "ease", "ials", "text_knn"], ...] = (
         "popularity",
         "item_knn",
@@ -161,7 +161,7 @@ class RecommenderConfig(_Config):
     """Everything that `errata train recommender` can be told."""
 
     seed: int = 0
-    threads: int = Field(2, ge=1)
+    threads: int = Field(2, ge=1, le=256)
     split: SplitConfig = SplitConfig()
     history: HistoryPolicy = HistoryPolicy()
     graph: GraphConfig = GraphConfig()
@@ -180,7 +180,10 @@ class RecommenderConfig(_Config):
         """
         tree: dict[str, Any] = {}
         if path is not None:
-            loaded = yaml.safe_load(path.read_text())
+            try:
+                loaded = yaml.safe_load(path.read_text())
+            except yaml.YAMLError as error:
+                raise ValueError(f"{path} is no YAML: {error}") from error
             if loaded is not None and not isinstance(loaded, dict):
                 raise ValueError(f"{path} holds no settings but a {type(loaded).__name__}")
             tree = loaded or {}
@@ -188,7 +191,9 @@ class RecommenderConfig(_Config):
             branch = tree
             *parents, leaf = name.split(".")
             for parent in parents:
-                branch = branch.setdefault(parent, {})
+                if not isinstance(branch.get(parent), dict):
+                    branch[parent] = {}
+                branch = branch[parent]
             branch[leaf] = value
         return cls.model_validate(tree)
 

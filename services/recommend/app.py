@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -27,6 +28,8 @@ from services.recommend.schemas import (
 )
 from services.recommend.service import RecommendService
 from services.recommend.settings import ServeSettings
+
+log = logging.getLogger(__name__)
 
 DESCRIPTION = """Recommendations that know of a click within a second.
 
@@ -63,12 +66,14 @@ def create_app(settings: ServeSettings) -> FastAPI:
 
 
 def _add_routes(app: FastAPI, service: RecommendService) -> None:
-    @app.post("/v1/recommendations", tags=["recommend"], responses=documented(422, 503))
+    @app.post("/v1/recommendations", tags=["recommend"], responses=documented(400, 422, 503))
     def recommendations(request: RecommendationRequest) -> RecommendationResponse:
         """Rank the catalogue for a user, for an anonymous history, or for nobody in particular."""
         return service.recommendations(request)
 
-    @app.get("/v1/items/{item_id}/similar", tags=["recommend"], responses=documented(404, 422, 503))
+    @app.get(
+        "/v1/items/{item_id:path}/similar", tags=["recommend"], responses=documented(404, 422, 503)
+    )
     def similar(
         item_id: Annotated[ItemId, Path(examples=["50"])],
         k: Annotated[int, Query(ge=1, le=MAX_K)] = 10,
@@ -77,7 +82,7 @@ def _add_routes(app: FastAPI, service: RecommendService) -> None:
         """The items nearest to one item."""
         return service.similar(item_id, k=k, item_types=item_type)
 
-    @app.post("/v1/feedback", tags=["correct"], responses=documented(422))
+    @app.post("/v1/feedback", tags=["correct"], responses=documented(400, 422))
     def feedback(request: FeedbackRequest) -> FeedbackResponse:
         """Say what a user did: the user's next answer knows of it."""
         return service.feedback(request)
@@ -118,7 +123,7 @@ def _count_requests(app: FastAPI, service: RecommendService) -> None:
             return response
         finally:
             # The route's template, not the path: one time series a route, not one an item.
-            route = getattr(request.scope.get("route"), "path", "unknown")
+            route = getattr(request.scope.get("route"), "path_format", "unknown")
             service.telemetry.requests.labels(route, str(status)).inc()
             service.telemetry.latency.labels(route).observe(time.perf_counter() - started)
 
@@ -126,4 +131,7 @@ def _count_requests(app: FastAPI, service: RecommendService) -> None:
 async def _refresh_forever(service: RecommendService, every_s: float) -> None:
     while True:
         await asyncio.sleep(every_s)
-        await asyncio.to_thread(service.refresh)
+        try:
+            await asyncio.to_thread(service.refresh)
+        except Exception:  # whatever it was, the next promotion must still be seen
+            log.exception("the refresh failed; trying again in %s s", every_s)

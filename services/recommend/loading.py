@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from feature_store.editions import RecommenderEdition
-from feature_store.registry import CorruptVersionError, Registry, RegistryError
+from feature_store.registry import Registry, RegistryError
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ def load_served(registry: Registry, *, model: str, alias: str, device: str = "au
             return Served(
                 RecommenderEdition.load(directory, device=device), version, wanted, problem
             )
-        except (CorruptVersionError, RegistryError, ValueError, OSError) as error:
+        except (
+            Exception
+        ) as error:  # an edition of other code can fail in any way, and must not serve
             problem = problem or str(error)
     raise RegistryError(f"no version of '{model}' that '{alias}' ever named is whole: {problem}")

@@ -10,6 +10,8 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 MEDIA_TYPE = "application/problem+json"
+# A hostile body can hold a fault a byte; an answer names the first ones.
+MAX_ERRORS = 20
 
 
 class ProblemError(Exception):
@@ -77,7 +79,7 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     errors = [
         {"pointer": "/" + "/".join(map(str, each["loc"])), "detail": each["msg"]}
-        for each in error.errors()
+        for each in error.errors()[:MAX_ERRORS]
     ]
     detail = "; ".join(f"{each['pointer']}: {each['detail']}" for each in errors[:3])
     return ProblemError(status=422, title="Invalid request", detail=detail, errors=errors).response(

@@ -7,6 +7,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from feature_store.editions import RecommenderEdition
+from feature_store.interactions.history import NEGATIVE_SIGNALS
 from feature_store.online import Event
 from services.recommend.problems import ProblemError
 from services.recommend.schemas import Reason, RecommendationRequest, RecommendedItem
@@ -36,14 +37,17 @@ def recommend(
     Raises:
         ProblemError: 422 for an item type that the catalogue lacks.
     """
-    stored = known.events[::-1]
+    # Feedback can arrive late: what counts is when it happened, as in training.
+    oldest_first = reversed(known.events)
+    stored = sorted(oldest_first, key=lambda event: event.timestamp_ms)
     events = [*stored, *(Event(item_id, 0) for item_id in request.history)]
     rows = edition.catalogue.rows([event.item_id for event in events])
     with telemetry.timed("tower"):
         history = _history(edition, events, rows)
         features = edition.user_features.encode([request.features or known.features])
     with telemetry.timed("search"):
-        allowed = _allowed(edition, request, rows)
+        dismissed = rows[[event.type in NEGATIVE_SIGNALS for event in events]]
+        allowed = _allowed(edition, request, rows, dismissed)
         scores, found = edition.recommend(history, features, k=request.k, allowed=allowed)
     kept = found[0] >= 0
     with telemetry.timed("explain"):
@@ -105,10 +109,13 @@ def _history(
 
 
 def _allowed(
-    edition: RecommenderEdition, request: RecommendationRequest, seen: NDArray[np.int64]
+    edition: RecommenderEdition,
+    request: RecommendationRequest,
+    seen: NDArray[np.int64],
+    dismissed: NDArray[np.int64],
 ) -> NDArray[np.bool_] | None:
     allowed = allowed_types(edition, request.item_types)
-    hidden = edition.catalogue.rows(request.exclude)
+    hidden = np.concatenate([edition.catalogue.rows(request.exclude), dismissed])
     if request.exclude_seen:
         hidden = np.concatenate([hidden, seen])
     hidden = hidden[hidden >= 0]

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 MAX_K = 500
 MAX_HISTORY = 1_000
 MAX_EXCLUDED = 10_000
+EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+MAX_CLOCK_SKEW = timedelta(days=1)
 
 ItemId = Annotated[str, Field(min_length=1, max_length=256)]
 UserId = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+def _plausible(when: datetime) -> datetime:
+    when = when if when.tzinfo else when.replace(tzinfo=UTC)
+    if not EARLIEST <= when <= datetime.now(UTC) + MAX_CLOCK_SKEW:
+        raise ValueError("must lie between 1970 and a day from now")
+    return when
 
 
 class _Schema(BaseModel):
@@ -108,7 +117,9 @@ class FeedbackRequest(_Schema):
     item_id: ItemId
     type: str = Field("click", min_length=1, max_length=64, examples=["click", "dismiss"])
     weight: float = Field(1.0, gt=0, le=1e6, allow_inf_nan=False)
-    timestamp: datetime | None = Field(None, description="When it happened; now if left out.")
+    timestamp: Annotated[datetime, AfterValidator(_plausible)] | None = Field(
+        None, description="When it happened (UTC where it says nothing); now if left out."
+    )
     prediction_id: str | None = Field(None, max_length=64, description="The answer acted upon.")
     feedback_id: str | None = Field(
         None, min_length=1, max_length=256, description="Sent twice, it counts once."

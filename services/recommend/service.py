@@ -138,7 +138,6 @@ class RecommendService:
         if request.prediction_id is not None:
             prediction = self._users.prediction(request.prediction_id)
         when = request.timestamp or datetime.now(UTC)
-        when = when if when.tzinfo else when.replace(tzinfo=UTC)
         record = FeedbackRecord(
             feedback_id=request.feedback_id or uuid.uuid4().hex,
             user_id=request.user_id,

@@ -31,8 +31,8 @@ class Users:
     """The online store behind a circuit breaker, with a memory of the users seen last.
 
     After a failure Redis is left alone for a second: a dead or stalled server then costs one
-    time-out a second, not one a request. Feedback that cannot be delivered waits in the spool and
-    is replayed, in order, before the next that can.
+    time-out a second, not one a request. Feedback that cannot be delivered waits in the spool, and
+    what comes after it queues behind it; `check` replays the queue, and no request waits for that.
     """
 
     def __init__(
@@ -58,11 +58,11 @@ class Users:
         """Ask Redis now, and deliver what waits."""
         try:
             self._store.ping()
-            self._closed_until = 0.0
             self._spool.replay(self._deliver)
         except redis.RedisError:
             self._open_breaker()
             return False
+        self._closed_until = 0.0
         return True
 
     def get(self, user_id: str) -> KnownUser:
@@ -105,9 +105,8 @@ class Users:
         Returns:
             True when it was applied, False when this feedback_id had been, None when it waits.
         """
-        if self.available:
+        if self.available and self._spool.empty:
             try:
-                self._spool.replay(self._deliver)
                 return self._deliver(record)
             except redis.RedisError:
                 self._open_breaker()

@@ -9,6 +9,8 @@ Imports `dataset`, `schema` and `rejects` from the floor of the room, and nothin
 
 from pathlib import Path
 
+import polars as pl
+
 from feature_store.interactions.dataset import Dataset
 from feature_store.interactions.importers.importer import Importer
 from feature_store.interactions.importers.lightgcn import LightGCNImporter
@@ -51,7 +53,11 @@ def import_dataset(
     path = Path(path)
     rejects = rejects or Rejects()
     importer = _importer(path, format) if isinstance(format, str) else format
-    dataset = importer.read(path, rejects)
+    try:
+        dataset = importer.read(path, rejects)
+    except (RuntimeError, OverflowError, RecursionError, pl.exceptions.PolarsError) as error:
+        # A file that libraries choke on (an encrypted archive, broken Parquet) is bad input.
+        raise ValueError(f"{path} could not be read as {importer.name}: {error}") from error
     rejects.settle()
     if dataset.interactions.is_empty():
         raise ValueError(f"{path} holds no interaction ({importer.name})")

@@ -15,8 +15,15 @@ def read_times(values: pl.Series) -> pl.Series:
     """The times in `TIMESTAMP`, null where they cannot be read.
 
     Numbers are Unix seconds below 1e11 and Unix milliseconds from there on; text is a number or
-    ISO 8601, UTC where it names no zone. Numbers from 1e14 on (microseconds) are not read.
+    ISO 8601, UTC where it names no zone. Numbers from 1e14 on (microseconds) are not read, nor
+    years beyond 1 to 9999, which Python's own dates do not hold.
     """
+    times = _read(values).alias("time").to_frame()
+    readable = pl.col("time").dt.year().is_between(1, 9999)
+    return times.select(pl.when(readable).then("time")).to_series()
+
+
+def _read(values: pl.Series) -> pl.Series:
     dtype = values.dtype
     if dtype.is_numeric():
         return _unix_times(values)

@@ -10,8 +10,10 @@ SIGNALS = ["click", "view", "dismiss"]
 
 def weigh_reference(policy: HistoryPolicy, items, signals):
     newest_first, loudest = [], {}
-    for item, signal in reversed(list(zip(items, signals, strict=True))):
-        if item < 0 or signal == "dismiss":
+    events = list(zip(items, signals, strict=True))
+    last_word = dict(events)
+    for item, signal in reversed(events):
+        if item < 0 or signal == "dismiss" or last_word[item] == "dismiss":
             continue
         loud = policy.weak_weight if signal in policy.weak_signals else 1.0
         loudest[item] = max(loudest.get(item, 0), loud)

@@ -30,3 +30,19 @@ def test_no_users_table_gives_no_features():
     spec = UserFeatureSpec.fit(None)
     assert spec.dimension == 0
     assert spec.of_table(None, ["a"]).shape == (1, 0)
+
+
+def test_values_of_the_wrong_kind_are_missing_values():
+    spec = UserFeatureSpec.fit(USERS)
+    odd = [
+        {"age": "abc"},
+        {"age": [1]},
+        {"age": float("nan")},
+        {"age": 10**400},
+        {"job": 5},
+        {"job": [["cook"]]},
+        {"job": [{"a": 1}]},
+        {"age": None},
+    ]
+    np.testing.assert_array_equal(spec.encode(odd), np.zeros((len(odd), 3)))
+    assert spec.encode([{"age": 1e20}])[0, 2] == 5.0

@@ -1,8 +1,16 @@
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from feature_store.registry import CorruptVersionError, Registry, UnknownVersionError
+from feature_store.registry import (
+    CorruptVersionError,
+    Registry,
+    RegistryError,
+    UnknownVersionError,
+)
 
 
 @pytest.fixture(params=["local", "object store"])
@@ -108,3 +116,57 @@ def test_nothing_to_publish_is_an_error(tmp_path):
             config={},
             metrics={},
         )
+
+
+@pytest.mark.parametrize("text", ["", "nonsense", "{}", '{"history": [], "moved_at": 0}'])
+def test_a_broken_alias_is_named_and_repaired_by_promoting(tmp_path, text):
+    registry = Registry(tmp_path / "registry")
+    version = publish(registry, tmp_path, "one")
+    registry.promote("recommender", version, alias="champion")
+    (path,) = (tmp_path / "registry").glob("**/champion.json")
+    path.write_text(text)
+    with pytest.raises(RegistryError, match="champion"):
+        registry.open("recommender", "champion")
+    assert registry.aliases("recommender") == {}
+    registry.promote("recommender", version, alias="champion")
+    assert registry.resolve("recommender", "champion") == version
+
+
+def test_concurrent_promotions_all_stay_in_the_history(tmp_path):
+    registry = Registry(tmp_path / "registry")
+    versions = [publish(registry, tmp_path, str(number)) for number in range(6)]
+    code = (
+        "import sys; from feature_store.registry import Registry\n"
+        "Registry(sys.argv[1]).promote('recommender', sys.argv[2], alias='champion')"
+    )
+    arguments = [sys.executable, "-c", code, str(tmp_path / "registry")]
+    running = [subprocess.Popen([*arguments, version]) for version in versions]
+    assert [process.wait() for process in running] == [0] * 6
+    assert sorted(registry.alias_history("recommender", "champion")) == sorted(versions)
+
+
+def test_a_folder_with_brackets_in_its_name_is_listed(tmp_path):
+    registry = Registry(tmp_path / "a[1]x")
+    version = publish(registry, tmp_path, "one")
+    assert [each.version for each in registry.versions("recommender")] == [version]
+    assert registry.models() == ["recommender"]
+
+
+@pytest.mark.parametrize("name", ["../../x", "", "a/b", ".."])
+def test_a_name_that_is_a_path_is_refused(tmp_path, name):
+    registry = Registry(tmp_path / "registry")
+    version = publish(registry, tmp_path, "one")
+    with pytest.raises(ValueError, match="no name"):
+        registry.promote("recommender", version, alias=name)
+    with pytest.raises(UnknownVersionError):
+        registry.open("recommender", name)
+
+
+def test_an_alias_of_a_version_that_is_gone_is_an_unknown_version(tmp_path):
+    registry = Registry(tmp_path / "registry")
+    version = publish(registry, tmp_path, "one")
+    registry.promote("recommender", version, alias="champion")
+    directory, _ = registry.open("recommender", version)
+    shutil.rmtree(directory)
+    with pytest.raises(UnknownVersionError, match="gone"):
+        registry.open("recommender", "champion")

@@ -79,3 +79,19 @@ def test_a_file_that_is_no_index_is_refused(tmp_path: Path):
     (tmp_path / "bad.faiss").write_bytes(b"not an index")
     with pytest.raises(ValueError, match="not a readable FAISS index"):
         VectorIndex.load(tmp_path / "bad.faiss", device="cpu")
+
+
+def test_a_graph_walk_that_falls_short_is_completed():
+    rng = np.random.default_rng(0)
+    label = np.sort(rng.integers(20, size=4_000))
+    vectors = 3 * rng.standard_normal((20, 16))[label] + rng.standard_normal((4_000, 16))
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    spec = IndexSpec(kind="hnsw", hnsw_neighbours=4, hnsw_ef_construction=8, hnsw_ef_search=8)
+    index = VectorIndex.build(vectors, spec, device="cpu")
+    allowed = label >= 14
+    queries = vectors[rng.choice(np.flatnonzero(~allowed), 20)]
+    for mask in (allowed, None):
+        scores, rows = index.search(queries, 1_000, allowed=mask)
+        assert (rows >= 0).all()
+        assert all(len(set(each)) == 1_000 for each in rows.tolist())
+        assert (np.diff(scores, axis=1) <= 1e-5).all()

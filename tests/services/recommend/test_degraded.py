@@ -94,3 +94,26 @@ def test_without_a_model_the_service_is_alive_and_says_what_to_do(settings):
         refused = client.post("/v1/recommendations", json={})
         assert refused.status_code == 503
         assert "errata train recommender" in refused.json()["detail"]
+
+
+def test_a_broken_alias_does_not_end_the_watch_for_promotions(registry, settings, tmp_path):
+    publish(registry, tmp_path / "one")
+    (alias,) = (tmp_path / "registry").glob("**/champion.json")
+    with serving(settings()) as client:
+        kept = alias.read_text()
+        alias.write_text("")
+        eventually(lambda: client.get("/v1/models").json()["versions"][0]["aliases"] == [])
+        assert client.get("/readyz").status_code == 200
+        alias.write_text(kept)
+        second = publish(registry, tmp_path / "two", seed=1)
+        eventually(lambda: ask(client, k=1)["model_version"] == second)
+
+
+def test_a_torn_spool_does_not_keep_the_service_from_starting(registry, settings, tmp_path):
+    publish(registry, tmp_path / "one")
+    (tmp_path / "offline").mkdir()
+    (tmp_path / "offline" / "spool.jsonl").write_text('{"feedback_id":"f1","us')
+    with serving(settings()) as client:
+        assert client.get("/readyz").json()["status"] == "ok"
+        body = {"user_id": "u", "item_id": "film-sea-01"}
+        assert client.post("/v1/feedback", json=body).json()["status"] == "applied"

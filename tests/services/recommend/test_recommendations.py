@@ -143,3 +143,48 @@ def test_metrics_count_requests_by_route_template(client):
     assert 'route="/v1/items/{item_id}/similar"' in text
     assert 'errata_stage_seconds_count{stage="search"} 1.0' in text
     assert "errata_model_info{" in text
+
+
+def test_a_dismissed_item_stays_hidden_even_when_seen_items_are_wanted(client):
+    for kind in ("click", "dismiss"):
+        body = {"user_id": "u3", "item_id": "film-sea-07", "type": kind}
+        assert client.post("/v1/feedback", json=body).json()["status"] == "applied"
+    answer = ask(client, user_id="u3", k=200, exclude_seen=False)
+    assert "film-sea-07" not in ids(answer)
+    assert len(answer["items"]) == 119
+    assert not answer["personalised"]  # the dismissal took the click back
+
+
+def test_late_feedback_does_not_become_the_newest(client):
+    for item, when in (
+        ("film-sea-01", "2024-05-02T00:00:00Z"),
+        ("film-war-01", "2024-05-01T00:00:00Z"),
+    ):
+        body = {"user_id": "u4", "item_id": item, "timestamp": when}
+        client.post("/v1/feedback", json=body)
+    body = {"user_id": "u4", "item_id": "film-war-01", "type": "dismiss"}
+    client.post("/v1/feedback", json=body | {"timestamp": "2024-04-30T00:00:00Z"})
+    answer = ask(client, user_id="u4", k=20, explain=True)
+    reasons = {reason["item_id"] for item in answer["items"] for reason in item["reasons"]}
+    assert "film-war-01" in reasons  # liked after it was dismissed
+
+
+@pytest.mark.parametrize(
+    "when", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59Z", "1950-01-01"]
+)
+def test_an_implausible_time_is_refused(client, when):
+    body = {"user_id": "u", "item_id": "i", "timestamp": when}
+    assert client.post("/v1/feedback", json=body).status_code == 422
+
+
+def test_an_id_with_a_slash_is_found_or_named(client):
+    response = client.get("/v1/items/folder%2F50/similar")
+    assert response.status_code == 404
+    assert "folder/50" in response.json()["detail"]
+
+
+def test_a_flood_of_faults_is_answered_briefly(client):
+    body = {f"unknown{number}": 1 for number in range(5_000)}
+    response = client.post("/v1/recommendations", json=body)
+    assert response.status_code == 422
+    assert len(response.content) < 10_000
