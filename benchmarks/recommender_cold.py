@@ -66,6 +66,7 @@ def hold_out_items(prepared: Prepared, seed: int) -> tuple[Split, EvaluationCase
 def main() -> None:
     """Compare over seeds and print the last line."""
     arguments = parse(__doc__, data="recsys/anime", seeds=5)
+    result = Result("recommender_cold", seeds=arguments.seeds)
     keep_large_buffers()
     quick = {"towers.epochs": 1, "graph_network.epochs": 1, "towers.dimension": 32}
     settings = SETTINGS | {"threads": arguments.threads} | (quick if arguments.quick else {})
@@ -90,7 +91,7 @@ def main() -> None:
             evaluation = evaluate(ranker, cases, item_popularity=popularity, cutoffs=(20,))
             found.setdefault(name, []).append(evaluation)
             reporter.say(f"seed {seed}  {name:<18} {METRIC} {evaluation.value(METRIC):.4f}")
-    report(found, arguments.seeds)
+    report(found, result)
 
 
 def as_one_type(dataset: Dataset) -> Dataset:
@@ -103,9 +104,8 @@ def as_one_type(dataset: Dataset) -> Dataset:
     )
 
 
-def report(found: dict[str, list[Evaluation]], seeds: int) -> None:
+def report(found: dict[str, list[Evaluation]], result: Result) -> None:
     """The table on standard error, the last line on standard output."""
-    result = Result("recommender_cold", seeds=seeds)
     rows = {
         name: mean_and_spread([each.value(METRIC) for each in evaluations], METRIC)
         for name, evaluations in found.items()
@@ -117,7 +117,7 @@ def report(found: dict[str, list[Evaluation]], seeds: int) -> None:
     rows["graph_and_content"] |= mean_and_spread(gains, "gain_over_content")
     result.ours = rows.pop("graph_and_content") | {"gains": gains}
     result.baselines = dict(rows)
-    table = Table("ranker", METRIC, title=f"cold items, {seeds} seeds")
+    table = Table("ranker", METRIC, title=f"cold items, {result.seeds} seeds")
     for name, row in {"ours": result.ours, **rows}.items():
         table.add_row(name, f"{row[METRIC]:.4f} ±{row[f'{METRIC}_sd']:.4f}")
     Console(stderr=True).print(table)

@@ -27,7 +27,7 @@ CONFIG = RecommenderConfig.load(
         "towers.temperature": 0.08,
         "linear.kind": "spectral",
         "linear.rank": 256,
-        "linear.weight": 30.0,
+        "linear.weight": 100.0,
     },
 )
 GRIDS: dict[str, Grid] = {

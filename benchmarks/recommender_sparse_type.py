@@ -235,6 +235,7 @@ def main() -> None:
     )
     from errata.cli.options import parse_overrides
 
+    result = Result("recommender_sparse_type", seeds=arguments.seeds)
     target = arguments.extra.target
     if target is None and (arguments.data / "anime_history.dat").exists():
         target = "OVA"
@@ -272,12 +273,11 @@ def main() -> None:
         for (name, seed), job in jobs.items():
             answers.setdefault(name, []).append(job.result())
             bar.advance(1, f"{name}, seed {seed}")
-    report(world, answers, arguments.seeds)
+    report(world, answers, result)
 
 
-def report(world: World, answers: dict[str, list[Answers]], seeds: int) -> None:
+def report(world: World, answers: dict[str, list[Answers]], result: Result) -> None:
     """The table on standard error, the last line on standard output."""
-    result = Result("recommender_sparse_type", seeds=seeds)
     result.details["target"] = world.target
     means = {name: seed_mean(each) for name, each in answers.items()}
     rows = {name: figures(each) for name, each in answers.items()}
@@ -296,7 +296,7 @@ def report(world: World, answers: dict[str, list[Answers]], seeds: int) -> None:
     result.ours = rows.get("full", {})
     result.baselines = {name: row for name, row in rows.items() if name != "full"}
     columns = [f"{group}_{metric}" for group, metric in first] + ["coverage"]
-    table = Table("arm", *columns, title=f"{world.target}, {seeds} seeds")
+    table = Table("arm", *columns, title=f"{world.target}, {result.seeds} seeds")
     for name, row in rows.items():
         table.add_row(
             name,
