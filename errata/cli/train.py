@@ -14,6 +14,7 @@ from errata.console import err, out, print_json
 from errata.settings import Settings
 from feature_store.editions.recommender import MODEL_NAME
 from feature_store.interactions.dataset import Dataset
+from feature_store.offline import FeedbackLog
 from feature_store.registry import Registry
 
 Data = Annotated[
@@ -39,6 +40,10 @@ def register(app: typer.Typer) -> None:
         config: ConfigFile = None,
         overrides: Overrides = None,
         ablate: Ablate = None,
+        feedback: Annotated[
+            bool,
+            typer.Option("--with-feedback", help="Add what POST /v1/feedback has collected."),
+        ] = False,
         promote: Annotated[
             bool, typer.Option("--promote", help="Make the new version champion.")
         ] = False,
@@ -53,6 +58,7 @@ def register(app: typer.Typer) -> None:
         """
         from pipelines.progress import Terminal
         from pipelines.recommender.config import RecommenderConfig
+        from pipelines.recommender.feedback import with_feedback
         from pipelines.recommender.pipeline import run
         from pipelines.recommender.report import comparison_table, to_json
 
@@ -60,8 +66,12 @@ def register(app: typer.Typer) -> None:
         chosen = RecommenderConfig.load(config, parse_overrides(overrides))
         chosen = chosen.ablated(ablate) if ablate else chosen
         registry = Registry(settings.registry, cache=settings.home / "cache" / "registry")
+        dataset = _read(data, settings, max_reject_share)
+        if feedback:
+            log = FeedbackLog(settings.offline_directory / "feedback")
+            dataset = with_feedback(dataset, log.read())
         done = run(
-            _read(data, settings, max_reject_share),
+            dataset,
             chosen,
             registry=registry,
             runs_directory=settings.home / "runs",

@@ -2,11 +2,19 @@
 
 Reading order, which is also the way of the data:
 
-- `cases.py`            splits of an interaction log, and `EvaluationCases`: who is asked what
-- `ranking_metrics.py`  top lists under one strict order (ties count against the model), and metrics
-- `evaluation.py`       `Ranker`, `evaluate`, and paired intervals between two rankers
-- `baselines/`          popularity, item kNN, EASE, iALS, text kNN, and their tuning on validation
-- `report.py`           the comparison as a terminal table, as JSON and as one HTML page
+- `pipeline.py`             the whole run, from tables to a published version
+- `config.py`               everything that can be set
+- `preparation.py`          tables as arrays, and the item graph; `feedback.py` adds what was
+                            collected online, `materialise.py` loads histories into Redis
+- `train_graph_network.py`  the graph network on links
+- `batches.py`, `train_towers.py`  the towers on hidden parts of histories
+- `factorisation.py`, `linear_block.py`  where free vectors start, and the closed-form tail
+- `training.py`             all of it into one edition
+- `cases.py`                splits of an interaction log, and `EvaluationCases`: who is asked what
+- `ranking_metrics.py`      top lists under one strict order (ties count against the model)
+- `evaluation.py`           `Ranker`, `evaluate`, and paired intervals between two rankers
+- `baselines/`              popularity, item kNN, EASE, iALS, text kNN, tuned on validation
+- `report.py`               the comparison as a terminal table, as JSON and as one HTML page
 
 Start at `evaluation.evaluate`: everything that scores items, ours or a baseline, passes through it
 on the same cases. Nothing here may import `services`.

@@ -7,6 +7,7 @@ import pytest
 
 from errata import __version__
 from errata.cli.main import run
+from feature_store.offline import FeedbackLog, FeedbackRecord
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +84,17 @@ def test_train_publishes_promotes_and_rolls_back(tmp_path, capsys):
     manifest = json.loads(capsys.readouterr().out)
     assert manifest["config"]["seed"] == 1
     assert {"index.faiss", "report.html", "metrics.json"} <= set(manifest["files"])
+
+
+def test_what_was_collected_online_is_in_the_next_training(tmp_path, home, capsys):
+    source = write_tables(tmp_path / "raw")
+    log = FeedbackLog(home / "offline" / "feedback")
+    log.append(FeedbackRecord("f", "new-user", "i3", "click", 1.0, 1_700_000_000_000, None, None))
+    train = ["train", "recommender", "--data", str(source), *QUICK, "--json"]
+    assert run(train) == 0
+    assert "100 interactions of 12 users" in capsys.readouterr().err
+    assert run([*train, "--with-feedback"]) == 0
+    assert "101 interactions of 13 users" in capsys.readouterr().err
 
 
 def test_evaluate_runs_both_protocols(tmp_path, capsys):
