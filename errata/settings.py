@@ -24,6 +24,12 @@ class Settings(BaseSettings):
     redis_url: str | None = None
     registry_url: str | None = None
 
+    def of_demo(self) -> Settings:
+        """The demo's own home, registry and Redis: it must not mix with a user's data."""
+        return self.model_copy(
+            update={"home": self.home / "demo", "registry_url": None, "redis_url": None}
+        )
+
     @property
     def registry(self) -> str:
         """Root of the registry."""

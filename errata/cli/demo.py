@@ -30,13 +30,14 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Train on real data, serve, click, and show what the click changed.
 
-        Uses again what an earlier run made. The service is left up: stop it with --stop.
+        Uses again what an earlier run made. The service is left up: stop it with --stop. The demo
+        keeps everything in ERRATA_HOME/demo, apart from your own data.
         """
         from errata.demo.recommender import run_demo, stop_demo
         from pipelines.progress import Terminal
         from pipelines.recommender.config import RecommenderConfig
 
-        settings = Settings()
+        settings = Settings().of_demo()
         if stop:
             out.print("stopped" if stop_demo(settings) else "no demo service is running")
             return

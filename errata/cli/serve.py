@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
 
+import redis
 import typer
 
 from errata import __version__
@@ -54,7 +55,12 @@ def register(app: typer.Typer) -> None:
                     "code_version": __version__,
                 }
             )
-            err.print(f"redis: {describe(url)}   registry: {settings.registry}", highlight=False)
+            err.print(
+                f"serving http://{host}:{port}   docs http://{host}:{port}/docs\n"
+                f"redis {describe(url)}   registry {settings.registry}   alias {alias}",
+                highlight=False,
+                soft_wrap=True,
+            )
             uvicorn.run(create_app(serving), host=host, port=port, log_level="warning")
 
 
@@ -67,7 +73,13 @@ def redis_url(settings: Settings) -> Iterator[str]:
         EmbeddedRedisError: no embedded one could be started.
     """
     if settings.redis_url is not None:
-        connect(settings.redis_url, timeout_s=2.0).ping()
+        try:
+            connect(settings.redis_url, timeout_s=2.0).ping()
+        except redis.RedisError as error:
+            raise redis.ConnectionError(
+                f"no Redis answers at ERRATA_REDIS_URL={describe(settings.redis_url)} ({error}). "
+                "Start it, correct the URL, or unset it for an embedded one."
+            ) from error
         yield settings.redis_url
         return
     with EmbeddedRedis(settings.redis_directory) as server:

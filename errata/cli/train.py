@@ -54,7 +54,7 @@ def register(app: typer.Typer) -> None:
 
         A run that was killed goes on where it stopped when the same command is given again.
 
-            errata train recommender --data data/ --config configs/recommender.yaml --promote
+            errata train recommender --data data/ --set towers.epochs=20 --promote
         """
         from pipelines.progress import Terminal
         from pipelines.recommender.config import RecommenderConfig

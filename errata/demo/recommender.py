@@ -44,17 +44,17 @@ class DemoPaths:
     @property
     def data(self) -> Path:
         """The imported tables."""
-        return self.home / "demo" / "movielens-100k"
+        return self.home / "movielens-100k"
 
     @property
     def service(self) -> Path:
         """Process id, address and settings of the service that was left up."""
-        return self.home / "demo" / "service.json"
+        return self.home / "service.json"
 
     @property
     def log(self) -> Path:
         """What the service says."""
-        return self.home / "demo" / "service.log"
+        return self.home / "service.log"
 
 
 def run_demo(
@@ -72,7 +72,7 @@ def run_demo(
     with the same settings, and the service if it still answers.
 
     Args:
-        settings: home and Redis.
+        settings: `Settings.of_demo`: a home, a registry and a Redis apart from the user's data.
         config: of the training.
         source: interactions in any format that can be imported; None is MovieLens-100K.
         port: where the service listens.
@@ -158,12 +158,17 @@ def _service(
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env=os.environ | {"ERRATA_HOME": str(settings.home)},
+                env=_environment(settings),
             )
         running = {"pid": process.pid, "url": url}
         paths.service.write_text(json.dumps(running))
     _wait_until_it_serves(running, version, paths.log)
     return str(running["url"])
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ERRATA_")}
+    return kept | {"ERRATA_HOME": str(settings.home)}
 
 
 def _wait_until_it_serves(running: dict[str, Any], version: str, log: Path) -> None:
@@ -183,7 +188,7 @@ def _wait_until_it_serves(running: dict[str, Any], version: str, log: Path) -> N
 
 
 def _fill_online_store(dataset: Dataset, settings: Settings, reporter: Reporter) -> None:
-    url = settings.redis_url or EmbeddedRedis(settings.redis_directory).url
+    url = EmbeddedRedis(settings.redis_directory).url
     materialise(dataset, OnlineStore(connect(url, timeout_s=10)), reporter=reporter)
 
 
@@ -191,7 +196,7 @@ def _show_a_click(url: str, dataset: Dataset, console: Console) -> None:
     user_id = _a_typical_user(dataset)
     with httpx.Client(base_url=url, timeout=30) as client:
         before = _ask(client, user_id)
-        chosen = before["items"][min(2, len(before["items"]) - 1)]
+        chosen = before["items"][-1]  # one that the model was not sure of
         body = {
             "user_id": user_id,
             "item_id": chosen["item_id"],

@@ -192,9 +192,11 @@ class RecommenderEdition:
         return np.concatenate([vectors, self._user_tail(histories)], axis=1)
 
     def scores(self, histories: sp.csr_matrix, features: FloatArray) -> FloatArray:
-        """(B, n_items) float32: every item's exact score."""
+        """(B, n_items) float32: every item's exact score, its popularity for an unknown user."""
         users = self.user_vectors(histories, features)
-        return users @ self.item_vectors.T / self.scoring.temperature + self.bias
+        scored: FloatArray = users @ self.item_vectors.T / self.scoring.temperature + self.bias
+        scored[_unknown(histories, features)] = np.log1p(self.popularity)
+        return scored
 
     def recommend(
         self,
@@ -207,13 +209,13 @@ class RecommenderEdition:
         """The `k` best items by search and re-ranking: scores and rows (B, k).
 
         Where fewer than k are allowed the tail is -inf and -1. A user of whom nothing is known
-        has a zero vector and gets the most popular items that are allowed.
+        gets the most popular items that are allowed.
         """
         users = self.user_vectors(histories, features)
         fetched = min(max(self.scoring.candidates, 4 * k), len(self.catalogue))
         cosines, rows = self.index.search(users, fetched, allowed=allowed)
         scores = np.where(rows < 0, -np.inf, cosines / self.scoring.temperature + self.bias[rows])
-        unknown = ~users.any(axis=1)
+        unknown = _unknown(histories, features)
         if unknown.any():
             popular = np.log1p(self.popularity)
             popular = popular if allowed is None else np.where(allowed, popular, -np.inf)
@@ -257,6 +259,12 @@ class RecommenderEdition:
         lengths = np.maximum(np.asarray(histories.sum(1)), 1e-12)  # (B, 1)
         tail: FloatArray = (histories @ self.history_tail) / lengths**self.scoring.length_power
         return tail.astype(np.float32, copy=False)
+
+
+def _unknown(histories: sp.csr_matrix, features: FloatArray) -> NDArray[np.bool_]:
+    """(B,) of whom there is neither a history nor a feature."""
+    nothing: NDArray[np.bool_] = (np.diff(histories.indptr) == 0) & ~features.any(axis=1)
+    return nothing
 
 
 def _flatten(histories: sp.csr_matrix, features: FloatArray) -> Histories:

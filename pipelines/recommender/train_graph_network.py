@@ -127,6 +127,8 @@ def _fit(
     done = checkpoint.resume(network, optimizer) if checkpoint else 0
     network.train()
     with reporter.bar("graph network", config.epochs) as bar:
+        if done:
+            reporter.say(f"graph network: going on after epoch {done}")
         bar.advance(done)
         for epoch in range(done, config.epochs):
             generator = epoch_generator(seed, epoch)

@@ -73,6 +73,8 @@ def train_towers(
     schedule.step = done * _steps(data, groups, config)
     model.train()
     with reporter.bar("towers", config.epochs) as bar:
+        if done:
+            reporter.say(f"towers: going on after epoch {done}")
         bar.advance(done)
         for epoch in range(done, config.epochs):
             rng = np.random.default_rng((seed, epoch))

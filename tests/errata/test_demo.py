@@ -69,7 +69,7 @@ def test_the_demo_trains_serves_clicks_and_stays_up_and_runs_again(home, ratings
         again = errata(home, *arguments)
         assert again.returncode == 0, again.stderr
         assert "using it" in again.stderr  # nothing was trained twice
-        assert len(list((home / "registry" / "recommender" / "versions").iterdir())) == 1
+        assert len(list((home / "demo" / "registry" / "recommender" / "versions").iterdir())) == 1
     finally:
         stopped = errata(home, "demo", "--stop")
     assert "stopped" in stopped.stdout
