@@ -16,6 +16,7 @@ import numpy as np
 from feature_store.editions.recommender import MODEL_NAME
 from feature_store.interactions.dataset import Dataset
 from feature_store.registry import Manifest, Registry
+from pipelines.allocator import keep_large_buffers
 from pipelines.progress import Reporter, Silent
 from pipelines.recommender.baselines import EASE, IALS, ItemKNN, Popularity, TextKNN
 from pipelines.recommender.cases import (
@@ -69,6 +70,7 @@ def run(
         reporter: progress.
     """
     reporter = reporter or Silent()
+    keep_large_buffers()
     fingerprint = dataset.fingerprint()
     key = run_key(fingerprint, config)
     work = runs_directory / key
