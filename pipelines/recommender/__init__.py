@@ -13,7 +13,7 @@ Reading order, which is also the way of the data:
 - `cases.py`                splits of an interaction log, and `EvaluationCases`: who is asked what
 - `ranking_metrics.py`      top lists under one strict order (ties count against the model)
 - `evaluation.py`           `Ranker`, `evaluate`, and paired intervals between two rankers
-- `baselines/`              popularity, item kNN, EASE, iALS, text kNN, tuned on validation
+- `baselines/`              popularity, item kNN, EASE, iALS, text kNN, and their tuning
 - `report.py`               the comparison as a terminal table, as JSON and as one HTML page
 
 Start at `evaluation.evaluate`: everything that scores items, ours or a baseline, passes through it
