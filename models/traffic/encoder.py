@@ -1,0 +1,155 @@
+"""The encoder: tokens, then a class token that has seen all of them.
+
+After NetMamba (arXiv 2405.11449): pre-norm residual blocks, x ← x + DropPath(mixer(RMSNorm(x))),
+and a final RMSNorm. The class token *trails*, because every token sees only those before it. So the
+verdict after any packet is one step of the class token on a copy of the state (`peek`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, cast
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from models.traffic.mixers import MixerKind, MixerState, build_mixer
+
+
+class EncoderConfig(BaseModel):
+    """The encoder's shape. The defaults are the size that ships; NetMamba has 256 and 4."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    d_model: int = Field(128, ge=1)
+    layers: int = Field(3, ge=1)
+    mixer: MixerKind = MixerKind.MAMBA1
+    expand: int = Field(2, ge=1)
+    d_state: int = Field(16, ge=1)
+    taps: int = Field(4, ge=1)
+    drop_path: float = Field(0.1, ge=0, lt=1)
+
+
+class EncoderState(NamedTuple):
+    """What the encoder remembers of P flows, a mixer's state for each layer; rows are flows."""
+
+    layers: tuple[MixerState, ...]
+
+    def gather(self, rows: Tensor) -> EncoderState:
+        """The states of some flows, copied."""
+        return EncoderState(tuple(layer.gather(rows) for layer in self.layers))
+
+    def put(self, rows: Tensor, states: EncoderState) -> None:
+        """Overwrite the states of some flows."""
+        for mine, theirs in zip(self.layers, states.layers, strict=True):
+            mine.conv[rows] = theirs.conv
+            mine.scan[rows] = theirs.scan
+
+    @staticmethod
+    def stack(states: list[EncoderState]) -> EncoderState:
+        """The rows of several states, behind each other."""
+        by_layer = zip(*(state.layers for state in states), strict=True)
+        return EncoderState(
+            tuple(MixerState(*map(torch.cat, zip(*layer, strict=True))) for layer in by_layer)
+        )
+
+
+class Encoded(NamedTuple):
+    """What the encoder says.
+
+    Shapes:
+        tokens: (P, L, d_model), every token's output; garbage behind a flow's end
+        flow: (P, d_model), the class token's output
+    """
+
+    tokens: Tensor
+    flow: Tensor
+
+
+class TrafficEncoder(nn.Module):
+    """Tokens of flows in, hidden representations out."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        depth = max(config.layers - 1, 1)
+        blocks = [
+            Block(config, drop_path=config.drop_path * layer / depth)
+            for layer in range(config.layers)
+        ]
+        self.blocks = cast(Sequence[Block], nn.ModuleList(blocks))
+        self.norm = nn.RMSNorm(config.d_model, eps=1e-5)
+        self.class_token = nn.Parameter(torch.empty(config.d_model).normal_(std=0.02))
+
+    def forward(self, tokens: Tensor, lengths: Tensor | None = None) -> Encoded:
+        """Encode whole flows.
+
+        The class token stands right behind a flow's last token, so that what is behind it does
+        not matter: a short flow has the same output in any batch.
+
+        Shapes:
+            tokens: (P, L, d_model); lengths: (P,) integers, 0 ≤ lengths ≤ L, L where left out
+        """
+        flows, length, _ = tokens.shape
+        x = torch.cat([tokens, self.class_token.expand(flows, 1, -1)], dim=1)  # (P, L + 1, d)
+        rows = torch.arange(flows, device=tokens.device)
+        ends = torch.full_like(rows, length) if lengths is None else lengths.to(rows.dtype)
+        if lengths is not None:
+            place = torch.arange(length + 1, device=tokens.device)
+            x = torch.where((place == ends[:, None])[..., None], self.class_token, x)
+        for block in self.blocks:
+            x = block(x)
+        x = self.norm(x)
+        return Encoded(x[:, :-1], x[rows, ends])
+
+    def initial_state(self, flows: int) -> EncoderState:
+        """The state before a flow's first token."""
+        return EncoderState(tuple(block.mixer.initial_state(flows) for block in self.blocks))
+
+    def step(self, token: Tensor, state: EncoderState) -> tuple[Tensor, EncoderState]:
+        """The next token of each flow: its output and the new state; the old one is left alone.
+
+        Shapes:
+            token, returns: (P, d_model)
+        """
+        states = []
+        for block, before in zip(self.blocks, state.layers, strict=True):
+            token, after = block.step(token, before)
+            states.append(after)
+        return self.norm(token), EncoderState(tuple(states))
+
+    def peek(self, state: EncoderState) -> Tensor:
+        """(P, d_model): what the class token says now, as if each flow ended here."""
+        flows = state.layers[0].conv.shape[0]
+        hidden, _ = self.step(self.class_token.expand(flows, -1), state)
+        return hidden
+
+
+class Block(nn.Module):
+    """x + DropPath(mixer(RMSNorm(x)))."""
+
+    def __init__(self, config: EncoderConfig, *, drop_path: float) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(config.d_model, eps=1e-5)
+        self.mixer = build_mixer(
+            config.mixer, config.d_model,
+            expand=config.expand, d_state=config.d_state, taps=config.taps,
+        )  # fmt: skip
+        self.drop_path = drop_path
+
+    def forward(self, x: Tensor, reset: Tensor | None = None) -> Tensor:
+        """(P, L, d_model) → (P, L, d_model)."""
+        return x + self._dropped(self.mixer(self.norm(x), reset))
+
+    def step(self, x: Tensor, state: MixerState) -> tuple[Tensor, MixerState]:
+        """(P, d_model) → (P, d_model) and the new state."""
+        mixed, state = self.mixer.step(self.norm(x), state)
+        return x + mixed, state
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        """Leave out this block for some flows while training (arXiv 1603.09382)."""
+        if not self.training or self.drop_path == 0:
+            return x
+        kept = torch.rand(x.shape[0], 1, 1, device=x.device) >= self.drop_path
+        return x * kept / (1 - self.drop_path)
