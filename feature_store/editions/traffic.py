@@ -1,0 +1,219 @@
+"""An edition of the traffic classifier: a sequence network and a tree on the same features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightgbm
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors.torch import load_file, save_file
+
+from feature_store.traffic.features import Tier, feature_table, flow_features
+from feature_store.traffic.flows import FlowBatch
+from models.traffic.classifier import TrafficClassifier
+from models.traffic.embedding import EmbeddingConfig, FlowEmbedding, FlowTensors
+from models.traffic.encoder import EncoderConfig, TrafficEncoder
+
+MODEL_NAME = "traffic"
+UNKNOWN = "unknown"
+FloatArray = NDArray[np.float32]
+
+_CARD, _NETWORK, _TREE = "edition.json", "network.safetensors", "tree.txt"
+_LEAST_PROBABILITY = 1e-6
+
+
+class Decision(BaseModel):
+    """How the two parts become one verdict, all of it chosen on validation flows.
+
+    p ∝ exp((w · log p_network + (1 - w) · log p_tree) / T), and the class is `unknown` where
+    max p is below `unknown_below`.
+
+    Attributes:
+        network_weight: w; 1 where there is no tree.
+        temperature: T, which makes the confidence calibrated.
+        unknown_below: confidence that a verdict needs.
+        early_exit: confidence at which a verdict before the last packet is final.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    network_weight: float = Field(1.0, ge=0, le=1)
+    temperature: float = Field(1.0, gt=0)
+    unknown_below: float = Field(0.0, ge=0, le=1)
+    early_exit: float = Field(1.0, ge=0, le=1)
+
+
+class _Card(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    classes: tuple[str, ...]
+    tier: Tier
+    embedding: EmbeddingConfig
+    encoder: EncoderConfig
+    decision: Decision
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What an edition says of n flows.
+
+    Shapes:
+        probability: (n, classes) float32, calibrated
+        hidden: (n, d_model) float32, unit vectors: the network's own representation, the key under
+            which an error of this verdict is remembered
+    """
+
+    probability: FloatArray
+    hidden: FloatArray
+
+
+@dataclass(frozen=True)
+class TrafficEdition:
+    """Everything that turns flows into verdicts, immutable.
+
+    Attributes:
+        classes: names; the columns of every probability.
+        tier: what is seen of a flow.
+        network: the sequence model, in evaluation mode.
+        tree: a gradient-boosted tree on `feature_table`, or None.
+        decision: how the two are joined.
+    """
+
+    classes: tuple[str, ...]
+    tier: Tier
+    network: TrafficClassifier
+    tree: lightgbm.Booster | None
+    decision: Decision
+
+    @property
+    def packets(self) -> int:
+        """M, the first packets of a flow that are looked at."""
+        config = self.network.embedding.config
+        return max(config.packets, config.byte_packets)
+
+    def classify(self, flows: FlowBatch) -> Verdicts:
+        """Verdicts on flows, ended or not, from what is there of them."""
+        logits, hidden = self.read_network(flows)
+        return Verdicts(self.decide(logits, flows), hidden)
+
+    def read_network(
+        self, flows: FlowBatch, *, batch_size: int = 1024
+    ) -> tuple[FloatArray, FloatArray]:
+        """Logits (n, classes) and unit hidden vectors (n, d_model) of the network alone."""
+        return read_network(self.network, flows, self.tier, batch_size=batch_size)
+
+    def decide(self, logits: FloatArray, flows: FlowBatch) -> FloatArray:
+        """(n, classes) calibrated probabilities from the network's logits and the tree."""
+        log_network = log_softmax(logits)
+        if self.tree is None or self.decision.network_weight == 1 or not len(flows):
+            return pooled(log_network, log_network, self.decision)
+        table, _ = feature_table(flows, self.tier)
+        return pooled(log_network, tree_log_probability(self.tree, table), self.decision)
+
+    def names(self, probability: FloatArray) -> list[str]:
+        """The class of each row, `unknown` where the confidence is below the threshold."""
+        best = probability.argmax(axis=1)
+        sure = probability.max(axis=1, initial=0) >= self.decision.unknown_below
+        return [self.classes[k] if ok else UNKNOWN for k, ok in zip(best, sure, strict=True)]
+
+    def save(self, directory: Path) -> None:
+        """Write the edition's files."""
+        card = _Card(
+            classes=self.classes,
+            tier=self.tier,
+            embedding=self.network.embedding.config,
+            encoder=self.network.encoder.config,
+            decision=self.decision,
+        )
+        (directory / _CARD).write_text(card.model_dump_json(indent=2))
+        save_file(self.network.state_dict(), directory / _NETWORK)
+        if self.tree is not None:
+            self.tree.save_model(str(directory / _TREE))
+
+    @classmethod
+    def load(cls, directory: Path, *, device: str = "cpu") -> TrafficEdition:
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError, OSError: the files are not those of an edition.
+        """
+        card = _Card.model_validate_json((directory / _CARD).read_text())
+        network = build_network(card.embedding, card.encoder, len(card.classes))
+        network.load_state_dict(load_file(directory / _NETWORK))
+        tree_file = directory / _TREE
+        return cls(
+            classes=card.classes,
+            tier=card.tier,
+            network=network.to(device).eval(),
+            tree=lightgbm.Booster(model_file=str(tree_file)) if tree_file.exists() else None,
+            decision=card.decision,
+        )
+
+
+def build_network(
+    embedding: EmbeddingConfig, encoder: EncoderConfig, classes: int
+) -> TrafficClassifier:
+    """A network with fresh weights."""
+    return TrafficClassifier(
+        FlowEmbedding(embedding, encoder.d_model), TrafficEncoder(encoder), classes
+    )
+
+
+def flow_tensors(flows: FlowBatch, tier: Tier) -> FlowTensors:
+    """What the network sees of flows at a tier."""
+    seen = flow_features(flows, tier)
+    return FlowTensors(
+        kept=torch.from_numpy(seen.kept),
+        size=torch.from_numpy(seen.size),
+        direction=torch.from_numpy(seen.direction),
+        gap_s=torch.from_numpy(seen.gap_s),
+        fields=torch.from_numpy(seen.fields.astype(np.int32)),
+        octets=torch.from_numpy(seen.raw),
+    )
+
+
+def read_network(
+    network: TrafficClassifier, flows: FlowBatch, tier: Tier, *, batch_size: int = 1024
+) -> tuple[FloatArray, FloatArray]:
+    """Logits (n, classes) and unit hidden vectors (n, d_model); the network is in `eval` mode."""
+    device = next(network.parameters()).device
+    tensors = flow_tensors(flows, tier)
+    logits, hidden = [], []
+    with torch.inference_mode():
+        for rows in torch.arange(len(flows)).split(batch_size):
+            found = network(tensors.gather(rows).to(device))
+            logits.append(found.logits.float().cpu())
+            hidden.append(torch.nn.functional.normalize(found.hidden.float(), dim=1).cpu())
+    if not logits:
+        return (
+            np.zeros((0, network.head.out_features), np.float32),
+            np.zeros((0, network.head.in_features), np.float32),
+        )
+    return torch.cat(logits).numpy(), torch.cat(hidden).numpy()
+
+
+def tree_log_probability(tree: lightgbm.Booster, table: FloatArray) -> FloatArray:
+    """(n, classes) float32."""
+    probability = np.asarray(tree.predict(table), np.float64)
+    if probability.ndim == 1:  # two classes
+        probability = np.stack([1 - probability, probability], axis=1)
+    found: FloatArray = np.log(np.maximum(probability, _LEAST_PROBABILITY)).astype(np.float32)
+    return found
+
+
+def log_softmax(logits: FloatArray) -> FloatArray:
+    """Along the last axis."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    found: FloatArray = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return found
+
+
+def pooled(log_network: FloatArray, log_tree: FloatArray, decision: Decision) -> FloatArray:
+    """The logarithmic pool of two opinions at the decision's temperature; rows sum to 1."""
+    w = decision.network_weight
+    joint = (w * log_network + (1 - w) * log_tree) / decision.temperature
+    return np.exp(log_softmax(joint.astype(np.float32)))
