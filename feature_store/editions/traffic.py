@@ -184,7 +184,8 @@ def read_network(
     tensors = flow_tensors(flows, tier)
     logits, hidden = [], []
     with torch.inference_mode():
-        for rows in torch.arange(len(flows)).split(batch_size):
+        for begin in range(0, len(flows), batch_size):
+            rows = torch.arange(begin, min(begin + batch_size, len(flows)))
             found = network(tensors.gather(rows).to(device))
             logits.append(found.logits.float().cpu())
             hidden.append(torch.nn.functional.normalize(found.hidden.float(), dim=1).cpu())

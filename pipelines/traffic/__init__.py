@@ -1,0 +1,6 @@
+"""From captures to a published traffic classifier, and the honest measure of it.
+
+A run's way: `labels` and `dataset` (captures → labelled flows), `split` (by recording and time),
+`train_network` and `train_tree`, `training` (both, and how they decide), `evaluation` (beside
+`baselines`), `model_card`, `pipeline` (all of it, and the registry).
+"""

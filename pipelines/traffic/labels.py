@@ -1,4 +1,4 @@
-"""Which class a flow belongs to: a folder per class, a device's MAC address, or a table of flows."""
+"""Which class a flow belongs to: by folder, by the device's MAC address, or by a table of flows."""
 
 from __future__ import annotations
 
@@ -132,7 +132,9 @@ def find_captures(root: Path) -> list[Path]:
     return found
 
 
-def find_labels(root: Path, *, table: Path | None = None, pattern: str = FILE_PATTERN) -> LabelSource:
+def find_labels(
+    root: Path, *, table: Path | None = None, pattern: str = FILE_PATTERN
+) -> LabelSource:
     """The label source of a data directory.
 
     In this order: `table`, or `labels.csv` in the directory, with columns `mac,label` or
@@ -192,7 +194,9 @@ def _read_table(path: Path, root: Path) -> LabelSource:
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}:{line}: {error}") from error
         if row["label"]:
-            rows.setdefault(key, []).append((begin, int(end), row.get("capture") or "", row["label"]))
+            rows.setdefault(key, []).append(
+                (begin, int(end), row.get("capture") or "", row["label"])
+            )
     return FlowLabels(rows)
 
 

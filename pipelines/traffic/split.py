@@ -183,5 +183,8 @@ def _seen_earlier(digests: list[bytes], part: NDArray[np.int8]) -> NDArray[np.bo
         if place >= 0:
             earliest[digest] = min(int(place), earliest.get(digest, 127))
     return np.array(
-        [place > 0 and earliest[digest] < place for digest, place in zip(digests, part, strict=True)]
+        [
+            place > 0 and earliest[digest] < place
+            for digest, place in zip(digests, part, strict=True)
+        ]
     )

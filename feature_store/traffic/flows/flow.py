@@ -84,6 +84,29 @@ class FlowBatch:
         """Some of the flows."""
         return FlowBatch(*(column[rows] for column in self.columns()))
 
+    def cut(self, packets: int | NDArray[np.int64]) -> FlowBatch:
+        """The flows as they were after so many packets, one number or (n,), at least 1.
+
+        What is kept of them is cut; totals and times of `flow` stay those of the whole.
+        """
+        kept = np.minimum(self.flow["kept"], packets)
+        flow = self.flow.copy()
+        flow["kept"] = kept
+        there = np.arange(self.size.shape[1]) < kept[:, None]  # (n, M)
+        seen = there[:, :RAW_PACKETS]
+        raw, header_length = self.raw.copy(), self.header_length.copy()
+        raw[:, : seen.shape[1]] *= seen[..., None]
+        header_length[:, : seen.shape[1]] *= seen[..., None]
+        return FlowBatch(
+            flow=flow,
+            size=self.size * there,
+            direction=self.direction * there,
+            gap_ns=self.gap_ns * there,
+            fields=self.fields * there[..., None],
+            raw=raw,
+            header_length=header_length,
+        )
+
     @classmethod
     def empty(cls, packets: int) -> FlowBatch:
         """No flows; `packets` is M."""

@@ -1,0 +1,237 @@
+"""Pre-trains the sequence network on flows without labels, then fine-tunes it on those with."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+from torch.nn.utils import clip_grad_norm_
+
+from feature_store.editions.traffic import build_network, flow_tensors, read_network
+from feature_store.traffic.features import Tier
+from feature_store.traffic.flows import HEADER_FIELDS, FlowBatch
+from models.traffic.classifier import TrafficClassifier
+from models.traffic.embedding import EmbeddingConfig
+from models.traffic.layer_decay import parameter_groups
+from models.traffic.masked_autoencoder import MaskedAutoencoder
+from pipelines.checkpoint import Checkpoint, epoch_generator
+from pipelines.progress import Reporter
+from pipelines.traffic.augmentation import augmented
+from pipelines.traffic.config import NetworkConfig, PretrainingConfig, TrafficConfig
+from pipelines.traffic.metrics import macro_f1
+
+LARGEST_GRADIENT = 1.0
+WARM_UP_SHARE = 0.1
+FINAL_RATE = 0.02
+
+
+@dataclass(frozen=True)
+class LabelledPart:
+    """Flows of one part of the split with their labels (n,) int."""
+
+    flows: FlowBatch
+    label: NDArray[np.int64]
+
+
+def embedding_config(config: NetworkConfig, tier: Tier) -> EmbeddingConfig:
+    """What the network's embedding reads at a tier."""
+    return EmbeddingConfig(
+        packets=config.packets,
+        fields=0 if tier is Tier.T0 else len(HEADER_FIELDS),
+        byte_packets=config.byte_packets if tier is Tier.T2 else 0,
+        positions=config.positions,
+    )
+
+
+def pretrain(
+    network: TrafficClassifier,
+    flows: FlowBatch,
+    config: TrafficConfig,
+    *,
+    seed: int,
+    device: str,
+    checkpoint: Checkpoint | None,
+    reporter: Reporter,
+) -> None:
+    """Train the network's embedding and encoder to rebuild what is hidden of flows."""
+    chosen: PretrainingConfig = config.pretraining
+    torch.manual_seed(seed)
+    model = MaskedAutoencoder(network.embedding, network.encoder, chosen.autoencoder).to(device)
+    model.train()
+    optimizer = torch.optim.AdamW(
+        model.parameters(),
+        lr=chosen.learning_rate,
+        weight_decay=chosen.weight_decay,
+        betas=(0.9, 0.95),
+    )
+    tensors = flow_tensors(flows, config.tier)
+    schedule = _Schedule(optimizer, len(flows), chosen.batch_size, chosen.epochs)
+    done = checkpoint.resume(model, optimizer) if checkpoint else 0
+    with reporter.bar("pre-training", chosen.epochs) as bar:
+        bar.advance(done)
+        for epoch in range(done, chosen.epochs):
+            generator = epoch_generator(seed, epoch)
+            torch.manual_seed(seed * 1_000_003 + epoch)  # drop path
+            losses = []
+            for rows in _batches(len(flows), chosen.batch_size, generator):
+                batch = augmented(tensors.gather(rows), config.augmentation, generator)
+                loss = model(batch.to(device))
+                losses.append(_step(loss, model, optimizer, schedule))
+            if checkpoint:
+                checkpoint.save(model, optimizer, epoch=epoch + 1)
+            bar.advance(1, f"loss {np.mean(losses):.4f}")
+
+
+def fine_tune(
+    network: TrafficClassifier,
+    training: LabelledPart,
+    validation: LabelledPart,
+    config: TrafficConfig,
+    *,
+    seed: int,
+    device: str,
+    checkpoint: Checkpoint | None,
+    reporter: Reporter,
+) -> None:
+    """Train on labels; the network ends with the weights of its best validation macro F1."""
+    chosen = config.network
+    if chosen.frozen:
+        for parameter in [*network.embedding.parameters(), *network.encoder.parameters()]:
+            parameter.requires_grad_(False)
+    optimizer = torch.optim.AdamW(
+        parameter_groups(
+            network,
+            learning_rate=chosen.learning_rate,
+            weight_decay=chosen.weight_decay,
+            layer_decay=chosen.layer_decay,
+        )
+    )
+    tensors = flow_tensors(training.flows, config.tier)
+    labels = torch.from_numpy(training.label.astype(np.int64))
+    weights = class_weights(labels, network.head.out_features, chosen.class_weight).to(device)
+    schedule = _Schedule(optimizer, len(labels), chosen.batch_size, chosen.epochs)
+    tracked = _Best(network)
+    done = checkpoint.resume(tracked, optimizer) if checkpoint else 0
+    schedule.step_number = done * schedule.steps_an_epoch
+    with reporter.bar("fine-tuning", chosen.epochs) as bar:
+        bar.advance(done)
+        for epoch in range(done, chosen.epochs):
+            if epoch - int(tracked.best_epoch) > chosen.patience:
+                reporter.say(f"fine-tuning: no better after epoch {int(tracked.best_epoch)}")
+                break
+            generator = epoch_generator(seed, epoch)
+            torch.manual_seed(seed * 1_000_003 + epoch)  # drop path
+            network.train()
+            losses = []
+            for rows in _batches(len(labels), chosen.batch_size, generator):
+                batch = augmented(tensors.gather(rows), config.augmentation, generator)
+                loss = functional.cross_entropy(
+                    network(batch.to(device)).logits,
+                    labels[rows].to(device),
+                    weight=weights,
+                    label_smoothing=chosen.label_smoothing,
+                )
+                losses.append(_step(loss, network, optimizer, schedule))
+            network.eval()
+            found = read_network(network, validation.flows, config.tier)[0].argmax(axis=1)
+            score = macro_f1(validation.label, found, classes=network.head.out_features)
+            tracked.offer(score, epoch + 1)
+            if checkpoint:
+                checkpoint.save(tracked, optimizer, epoch=epoch + 1)
+            bar.advance(1, f"loss {np.mean(losses):.3f}, macro F1 {score:.3f}")
+    tracked.restore()
+    network.eval()
+
+
+def new_network(config: TrafficConfig, classes: int, *, seed: int) -> TrafficClassifier:
+    """A network with fresh weights, the same for the same seed."""
+    torch.manual_seed(seed)
+    return build_network(
+        embedding_config(config.network, config.tier), config.network.encoder, classes
+    )
+
+
+def class_weights(labels: Tensor, classes: int, power: float) -> Tensor:
+    """(classes,) n^-power, scaled so that the mean flow weighs 1."""
+    counts = torch.bincount(labels, minlength=classes).float()
+    weights = counts.clamp(min=1) ** -power
+    return weights * counts.sum() / (weights * counts).sum()
+
+
+class _Best(torch.nn.Module):
+    """A network beside the best weights that it had; a checkpoint holds both."""
+
+    def __init__(self, network: TrafficClassifier) -> None:
+        super().__init__()
+        self.network = network
+        self.best_epoch: Tensor
+        self.best_score: Tensor
+        self.register_buffer("best_epoch", torch.tensor(0))
+        self.register_buffer("best_score", torch.tensor(-1.0))
+        self._names = {name: f"best_{name.replace('.', '__')}" for name in network.state_dict()}
+        for name, value in network.state_dict().items():
+            self.register_buffer(self._names[name], value.clone())
+
+    def offer(self, score: float, epoch: int) -> None:
+        """Remember the present weights if their score is the best."""
+        if score <= float(self.best_score):
+            return
+        self.best_epoch.fill_(epoch)
+        self.best_score.fill_(score)
+        for name, value in self.network.state_dict().items():
+            self.get_buffer(self._names[name]).copy_(value)
+
+    def restore(self) -> None:
+        """Give the network its best weights."""
+        self.network.load_state_dict(
+            {name: self.get_buffer(best) for name, best in self._names.items()}
+        )
+
+
+class _Schedule:
+    """A linear warm-up, then a cosine to `FINAL_RATE` of each group's own rate."""
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, rows: int, batch_size: int, epochs: int
+    ) -> None:
+        self._optimizer = optimizer
+        self._rates = [group["lr"] for group in optimizer.param_groups]
+        self.steps_an_epoch = math.ceil(rows / batch_size)
+        self._total = max(self.steps_an_epoch * epochs, 1)
+        self.step_number = 0
+
+    def advance(self) -> None:
+        """Set the rates of the next step."""
+        self.step_number += 1
+        warm_up = max(WARM_UP_SHARE * self._total, 1)
+        if self.step_number < warm_up:
+            share = self.step_number / warm_up
+        else:
+            done = (self.step_number - warm_up) / max(self._total - warm_up, 1)
+            share = FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * min(done, 1)))
+        for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * share
+
+
+def _batches(rows: int, batch_size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+    shuffled = torch.randperm(rows, generator=generator)
+    return torch.split(shuffled, batch_size)
+
+
+def _step(
+    loss: Tensor,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: _Schedule,
+) -> float:
+    schedule.advance()
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    clip_grad_norm_(model.parameters(), LARGEST_GRADIENT)
+    optimizer.step()
+    return float(loss.detach())
