@@ -6,27 +6,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from models.traffic import cpu
+from models.traffic.cpu.conv import fused_conv
 
-def causal_conv(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    *,
-    before: Tensor | None = None,
-    reset: Tensor | None = None,
-) -> Tensor:
+
+def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, *, reset: Tensor | None = None) -> Tensor:
     """silu(bias + Σ_k weight[:, K-1-k] x_{t-k}), where no tap reaches behind a flow's first step.
 
     Shapes (P sequences, L steps, E channels):
         x, returns: (P, L, E); weight: (E, K); bias: (E,)
-        before: (P, K-1, E), the inputs before the first step; zero where it is left out
         reset: (P, L) bool, true where a new flow begins
     """
-    taps = weight.shape[1]
-    length = x.shape[1]
-    if before is None:
-        before = x.new_zeros(x.shape[0], taps - 1, x.shape[2])
-    padded = torch.cat([before, x], dim=1)  # (P, K-1+L, E)
+    if cpu.supports(x):
+        return fused_conv(x, weight, bias, reset=reset)
+    return conv_by_taps(x, weight, bias, reset=reset)
+
+
+def conv_by_taps(x: Tensor, weight: Tensor, bias: Tensor, *, reset: Tensor | None = None) -> Tensor:
+    """`causal_conv` in torch alone, for any device and dtype."""
+    taps, length = weight.shape[1], x.shape[1]
+    padded = functional.pad(x, (0, 0, taps - 1, 0))  # (P, K-1+L, E)
     y = bias + x * weight[:, -1]
     same_flow = None if reset is None else torch.ones_like(reset)
     for lag in range(1, taps):
@@ -38,15 +37,6 @@ def causal_conv(
             tap = tap.masked_fill(~same_flow[:, :, None], 0)
         y = y + tap
     return functional.silu(y)
-
-
-def conv_state(x: Tensor, taps: int) -> Tensor:
-    """The last K-1 inputs of one flow, zero where it has fewer: what `conv_step` goes on from.
-
-    Shapes:
-        x: (P, L, E); returns: (P, K-1, E)
-    """
-    return functional.pad(x, (0, 0, taps - 1, 0))[:, x.shape[1] :]
 
 
 def conv_step(x: Tensor, weight: Tensor, bias: Tensor, *, state: Tensor) -> tuple[Tensor, Tensor]:

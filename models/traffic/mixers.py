@@ -91,7 +91,9 @@ class Mamba1Mixer(Mixer):
 
     def forward(self, x: Tensor, reset: Tensor | None = None) -> Tensor:
         """See the interface."""
-        u, gate = self.enter(x).chunk(2, dim=-1)  # (P, L, E) each
+        # Two products, so that the kernels need not copy halves of one.
+        into_u, into_gate = self.enter.weight.chunk(2)
+        u, gate = functional.linear(x, into_u), functional.linear(x, into_gate)  # (P, L, E) each
         u = causal_conv(u, self.conv_weight, self.conv_bias, reset=reset)
         delta, B, C = self._selected(u)
         y = selective_scan(

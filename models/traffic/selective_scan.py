@@ -16,6 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from models.traffic import cpu
+from models.traffic.cpu.scan import fused_scan
+
 CHUNK = 16  # steps of one associative scan: 4 doublings, and 16 states held at a time
 
 
@@ -61,7 +64,8 @@ def selective_scan(
         u, delta, z: (P, L, E); A: (E, N), negative; B, C: (P, L, N); D, delta_bias: (E,)
         h0 and last state: (P, N, E); reset: (P, L) bool; returns: (P, L, E)
     """
-    y, last = scan_chunked(
+    scan = fused_scan if cpu.supports(u) else scan_chunked
+    y, last = scan(
         u, delta, A, B, C, D, z, delta_bias=delta_bias, delta_softplus=delta_softplus, h0=h0,
         reset=reset,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -24,6 +24,15 @@ def draw_flows(kept: list[int], seed: int = 0) -> FlowTensors:
         fields=(draw(PACKETS, FIELDS, high=65536) * there[..., None]).to(torch.uint16),
         octets=(draw(2, 8, high=256) * there[:, :2, None]).to(torch.uint8),
     )
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """These shapes are so small that a second thread only waits for the first."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -3,9 +3,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.traffic.causal_conv import causal_conv, conv_step
+from models.traffic.causal_conv import causal_conv, conv_by_taps, conv_step
 from models.traffic.mixers import MixerKind, build_mixer
 from models.traffic.ssd import ssd_scan, ssd_step
+
+CHANNELS = st.sampled_from([1, 5, 16, 48])  # multiples of 16 are the compiled kernels
 
 
 def mixer(kind, d_model=12):
@@ -37,17 +39,16 @@ def test_flows_in_one_row_do_not_see_each_other(kind):
 
 
 @settings(deadline=None, max_examples=20)
-@given(st.integers(1, 3), st.integers(1, 12), st.integers(1, 5), st.integers(1, 4), st.booleans())
+@given(st.integers(1, 3), st.integers(1, 12), CHANNELS, st.integers(1, 4), st.booleans())
 def test_the_convolution_is_the_sum_that_it_says(rows, length, channels, taps, resets):
     generator = torch.Generator().manual_seed(rows * 100 + length)
     x = torch.randn(rows, length, channels, generator=generator)
     weight = torch.randn(channels, taps, generator=generator)
     bias = torch.randn(channels, generator=generator)
-    before = torch.randn(rows, taps - 1, channels, generator=generator)
     reset = torch.rand(rows, length, generator=generator) < (0.3 if resets else 0)
-    found = causal_conv(x, weight, bias, before=before, reset=reset if resets else None)
+    found = causal_conv(x, weight, bias, reset=reset if resets else None)
     for row in range(rows):
-        state = before[row, None]
+        state = torch.zeros(1, taps - 1, channels)
         for t in range(length):
             if reset[row, t]:
                 state = torch.zeros_like(state)
@@ -75,3 +76,20 @@ def test_chunks_of_the_dual_form_join_to_the_recurrence(rows, length, heads, sta
         y, state = ssd_step(x[:, t], step[:, t], A, B[:, t], C[:, t], D, state=state)
         torch.testing.assert_close(found[:, t], y, atol=1e-9, rtol=1e-9)
     torch.testing.assert_close(last, state, atol=1e-9, rtol=1e-9)
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.integers(1, 3), st.integers(1, 12), st.sampled_from([16, 48]), st.integers(1, 4))
+def test_gradients_of_the_compiled_convolution(rows, length, channels, taps):
+    generator = torch.Generator().manual_seed(length)
+    x = torch.randn(rows, length, channels, generator=generator)
+    weight = torch.randn(channels, taps, generator=generator)
+    inputs = [x, weight, torch.randn(channels, generator=generator)]
+    reset = torch.rand(rows, length, generator=generator) < 0.3
+    gradients = []
+    for convolve, dtype in ((causal_conv, torch.float32), (conv_by_taps, torch.float64)):
+        leaves = [each.to(dtype, copy=True).requires_grad_() for each in inputs]
+        loss = (convolve(*leaves, reset=reset) * x).sum()
+        gradients.append(torch.autograd.grad(loss, leaves))
+    for found, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(found.double(), expected, atol=1e-4, rtol=1e-4)

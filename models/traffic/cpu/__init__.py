@@ -1,0 +1,24 @@
+"""The two recurrences of Mamba-1 as compiled kernels for processors, forward and backward.
+
+`vector.py` gives the compiler 16 floats at a time, `compiled.py` keeps what it made, `workers.py`
+shares rows and channels among threads. On them stand `scan.py` and `conv.py`: one autograd function
+each, whose slow twins are in `selective_scan.py` and `causal_conv.py`. Float32 only, and only
+channels in multiples of 16; `supports` says so.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from models.traffic.cpu.vector import LANES
+
+
+def supports(x: Tensor) -> bool:
+    """Whether the kernels take inputs like `x` (P, L, E)."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and x.shape[-1] % LANES == 0
+        and x.numel() > 0
+    )

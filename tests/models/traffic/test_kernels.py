@@ -1,0 +1,45 @@
+import threading
+
+import torch
+
+from models.traffic.cpu import supports
+from models.traffic.cpu.scan import fused_scan
+from models.traffic.cpu.workers import share
+
+
+def test_a_result_does_not_depend_on_the_number_of_threads():
+    generator = torch.Generator().manual_seed(0)
+    for rows in (1, 3):  # fewer rows than threads: channels are shared
+        u, delta = (torch.randn(rows, 200, 144, generator=generator) for _ in range(2))
+        A = -torch.rand(144, 16, generator=generator)
+        B, C = (torch.randn(rows, 200, 16, generator=generator) for _ in range(2))
+        found = []
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            leaves = [each.clone().requires_grad_() for each in (u, delta, A, B, C)]
+            y, _ = fused_scan(*leaves, torch.ones(144))
+            found.append([y, *torch.autograd.grad(y.square().sum(), leaves)])
+        for one, two in zip(*found, strict=True):
+            torch.testing.assert_close(one, two, atol=1e-4, rtol=1e-4)
+
+
+def test_parts_cover_all_rows_and_channels_once():
+    torch.set_num_threads(3)
+    for rows, channels in ((1, 160), (2, 32), (7, 16), (3, 48)):
+        done = torch.zeros(rows, channels)
+        lock = threading.Lock()
+
+        def part(begin, end, low, high, done=done, lock=lock):
+            with lock:
+                done[begin:end, low:high] += 1
+            return begin, low
+
+        order = share(part, rows, channels, 16, work=10**9)
+        assert order == sorted(order)
+        assert (done == 1).all()
+
+
+def test_what_the_kernels_cannot_take_is_left_to_torch():
+    assert supports(torch.zeros(1, 1, 32))
+    for other in (torch.zeros(1, 1, 31), torch.zeros(1, 1, 32).double(), torch.zeros(0, 1, 32)):
+        assert not supports(other)
