@@ -253,7 +253,8 @@ def main() -> None:
     with reporter.bar("baselines", len(fits)) as bar:
         for name, fit in fits.items():
             answers[name] = [measure(world, fit())]
-            bar.advance(1, name)
+            bar.advance(1)
+            say(reporter, name, answers[name][0])
     context = multiprocessing.get_context("spawn")
     with (
         ProcessPoolExecutor(arguments.threads, mp_context=context) as pool,
@@ -267,13 +268,22 @@ def main() -> None:
                 arguments.extra.part,
                 config.changed(seed=seed),
             )
-            for name, config in chosen.items()
             for seed in range(arguments.seeds)
+            for name, config in chosen.items()
         }
         for (name, seed), job in jobs.items():
             answers.setdefault(name, []).append(job.result())
-            bar.advance(1, f"{name}, seed {seed}")
+            bar.advance(1)
+            say(reporter, f"{name}, seed {seed}", answers[name][-1])
     report(world, answers, result)
+
+
+def say(reporter: Terminal, name: str, answers: Answers) -> None:
+    """One line as soon as it is known: a run of all arms takes hours."""
+    found = (
+        f"{group} {metric} {each.mean():.4f}" for (group, metric), each in answers.per_case.items()
+    )
+    reporter.say(f"{name:<32} {'  '.join(found)}  coverage {answers.coverage:.3f}")
 
 
 def report(world: World, answers: dict[str, list[Answers]], result: Result) -> None:

@@ -81,5 +81,6 @@ def register(app: typer.Typer) -> None:
         )
         with redis_url(settings) as url:
             store = OnlineStore(connect(url, timeout_s=10), tenant=tenant)
-            written = materialise(dataset, store, reporter=Terminal())
-        out.print(f"{written:,} users are online")
+            users = materialise(dataset, store, reporter=Terminal())
+        kept = f"; {users.kept:,} kept the one they had" if users.kept else ""
+        out.print(f"{users.loaded:,} users got a history{kept}", highlight=False)

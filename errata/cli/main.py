@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from errata import __version__
 from errata.cli import data, demo, doctor, flows, registry, serve, train
+from errata.cli.interrupt import INTERRUPTED
 from errata.console import err
 from feature_store.online import EmbeddedRedisError
 from feature_store.registry import RegistryError
@@ -84,9 +85,9 @@ def run(arguments: list[str]) -> int:
         return result if isinstance(result, int) else 0
     except typer.Exit as stop:
         return int(stop.exit_code)
-    except (typer.Abort, KeyboardInterrupt):
-        err.print("interrupted")
-        return 130
+    except (typer.Abort, KeyboardInterrupt) as stop:
+        err.print(str(stop) or "interrupted", highlight=False, soft_wrap=True)
+        return INTERRUPTED
     except BrokenPipeError:
         return 0
     except _UsageError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from errata.cli.options import Json
 from errata.console import out, print_json
@@ -47,7 +47,12 @@ def register(app: typer.Typer) -> None:
         if not versions:
             out.print(f"no version of '{model}' yet: errata train {model} --data DIR")
             return
-        table = Table("version", "created", "aliases", "metrics")
+        table = Table(
+            Column("version", no_wrap=True),
+            Column("created", no_wrap=True),
+            Column("aliases", overflow="fold"),
+            Column("metrics", overflow="fold"),
+        )
         for each in versions:
             figures = ", ".join(
                 f"{name} {value}"

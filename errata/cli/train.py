@@ -9,6 +9,7 @@ import typer
 
 from errata import __version__
 from errata.cli.data import read_dataset
+from errata.cli.interrupt import ends_promptly
 from errata.cli.options import ConfigFile, Json, MaxRejectShare, Overrides, parse_overrides
 from errata.console import err, out, print_json
 from errata.settings import Settings
@@ -70,14 +71,17 @@ def register(app: typer.Typer) -> None:
         if feedback:
             log = FeedbackLog(settings.offline_directory / "feedback")
             dataset = with_feedback(dataset, log.read())
-        done = run(
-            dataset,
-            chosen,
-            registry=registry,
-            runs_directory=settings.home / "runs",
-            code_version=__version__,
-            reporter=Terminal(),
-        )
+        with ends_promptly(
+            "interrupted: nothing is published; the same command goes on after the last epoch"
+        ):
+            done = run(
+                dataset,
+                chosen,
+                registry=registry,
+                runs_directory=settings.home / "runs",
+                code_version=__version__,
+                reporter=Terminal(),
+            )
         version = done.manifest.version
         if promote:
             registry.promote(MODEL_NAME, version, alias="champion")
@@ -119,9 +123,10 @@ def register(app: typer.Typer) -> None:
         protocols = ("temporal", "leave_last_out") if protocol == "all" else (protocol,)
         found = {}
         for each in protocols:
-            evaluations = evaluate_protocol(
-                dataset, chosen.changed(**{"split.kind": each}), reporter=Terminal()
-            )
+            with ends_promptly("interrupted: nothing is kept"):
+                evaluations = evaluate_protocol(
+                    dataset, chosen.changed(**{"split.kind": each}), reporter=Terminal()
+                )
             found[each] = to_json(evaluations)
             if not json:
                 for name in evaluations[0].slices:

@@ -7,12 +7,13 @@ wait for their outcome.
 
 from feature_store.online.client import connect, describe
 from feature_store.online.embedded import EmbeddedRedis, EmbeddedRedisError
-from feature_store.online.store import Event, OnlineStore, StoredPrediction
+from feature_store.online.store import Event, Materialised, OnlineStore, StoredPrediction
 
 __all__ = [
     "EmbeddedRedis",
     "EmbeddedRedisError",
     "Event",
+    "Materialised",
     "OnlineStore",
     "StoredPrediction",
     "connect",

@@ -21,6 +21,7 @@ redis.call('LTRIM', KEYS[1], 0, ARGV[3] - 1)
 if ARGV[1] ~= '' then redis.call('SET', KEYS[2], '1', 'EX', ARGV[2]) end
 return 1
 """
+_LOADED = b"loaded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,14 @@ class Event:
     def unpack(cls, raw: bytes) -> Event:
         """Inverse of `pack`."""
         return cls(*orjson.loads(raw))
+
+
+@dataclass(frozen=True, slots=True)
+class Materialised:
+    """How many users got their offline history, and how many kept the one they had online."""
+
+    loaded: int
+    kept: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,30 +136,28 @@ class OnlineStore:
         features: Mapping[str, Mapping[str, Any]],
         *,
         batch_size: int = 1_000,
-    ) -> int:
-        """Load offline histories (each oldest first) and features; returns the users written.
+    ) -> Materialised:
+        """Load offline histories (each oldest first) and features.
 
         A user who already has a history online keeps it: what happened since the offline tables
         were written must not be lost.
         """
-        written = 0
+        loaded = n_users = 0
         pipeline = self._redis.pipeline(transaction=False)
-        for user_id, events in histories:
-            if events:
-                self._fill(pipeline, user_id, events)
+        for n_users, (user_id, events) in enumerate(histories, start=1):
+            self._fill(pipeline, user_id, events)
             if user_id in features:
                 pipeline.set(self._key("features", user_id), orjson.dumps(features[user_id]))
-            written += 1
-            if written % batch_size == 0:
-                pipeline.execute()
-        pipeline.execute()
-        return written
+            if n_users % batch_size == 0:
+                loaded += pipeline.execute().count(_LOADED)
+        loaded += pipeline.execute().count(_LOADED)
+        return Materialised(loaded=loaded, kept=n_users - loaded)
 
     def _fill(self, pipeline: Any, user_id: str, events: Sequence[Event]) -> None:
         newest_first = [event.pack() for event in reversed(events[-HISTORY_LENGTH:])]
         pipeline.eval(
-            "if redis.call('EXISTS', KEYS[1]) == 0 then "
-            "for i = 1, #ARGV do redis.call('RPUSH', KEYS[1], ARGV[i]) end end",
+            "if redis.call('EXISTS', KEYS[1]) == 1 then return 'kept' end "
+            "for i = 1, #ARGV do redis.call('RPUSH', KEYS[1], ARGV[i]) end return 'loaded'",
             1,
             self._key("history", user_id),
             *newest_first,

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from feature_store.interactions.history import HistoryPolicy
 from feature_store.vectors import IndexSpec
+from pipelines.setting_errors import explain
 
 
 class _Config(BaseModel):
@@ -142,16 +143,21 @@ class LinearConfig(_Config):
     regularisation: float = Field(500.0, gt=0)
 
 
+def _one_spelling(name: object) -> object:
+    """`item_knn` was `itemknn` in configurations of the first release."""
+    return "itemknn" if name == "item_knn" else name
+
+
+Baseline = Annotated[
+    Literal["popularity", "itemknn", "ease", "ials", "text_knn"], BeforeValidator(_one_spelling)
+]
+
+
 class EvaluationConfig(_Config):
     """What is measured, and against what."""
 
     cutoffs: tuple[Annotated[int, Field(ge=1)], ...] = Field((10, 20), min_length=1)
-    baselines: tuple[Literal["popularity", "item_knn", "ease", "ials", "text_knn"], ...] = (
-        "popularity",
-        "item_knn",
-        "ease",
-        "ials",
-    )
+    baselines: tuple[Baseline, ...] = ("popularity", "itemknn", "ease", "ials")
 
 
 Ablation = Literal["towers_only", "no_balanced_sampler", "users_in_graph"]
@@ -176,7 +182,8 @@ class RecommenderConfig(_Config):
         """Read YAML and apply dotted overrides such as `{"towers.epochs": 3}`.
 
         Raises:
-            ValueError: not YAML, an unknown setting, or a value out of range.
+            ValueError: not YAML, an unknown setting, or a value out of range; the message says
+                which settings there are.
         """
         tree: dict[str, Any] = {}
         if path is not None:
@@ -195,7 +202,10 @@ class RecommenderConfig(_Config):
                     branch[parent] = {}
                 branch = branch[parent]
             branch[leaf] = value
-        return cls.model_validate(tree)
+        try:
+            return cls.model_validate(tree)
+        except ValidationError as error:
+            raise ValueError(explain(error, cls)) from error
 
     def changed(self, **changes: Any) -> Self:
         """A copy with dotted settings changed: `changed(**{"towers.epochs": 3})`."""

@@ -8,12 +8,12 @@ import polars as pl
 
 from feature_store.interactions.dataset import Dataset
 from feature_store.interactions.user_features import by_user_id
-from feature_store.online import Event, OnlineStore
+from feature_store.online import Event, Materialised, OnlineStore
 from pipelines.progress import Bar, Reporter
 
 
-def materialise(dataset: Dataset, store: OnlineStore, *, reporter: Reporter) -> int:
-    """Write every user's history and features; returns the number of users.
+def materialise(dataset: Dataset, store: OnlineStore, *, reporter: Reporter) -> Materialised:
+    """Write every user's history and features.
 
     A user who already has a history online keeps it.
     """

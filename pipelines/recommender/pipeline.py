@@ -93,7 +93,12 @@ def run(
     )
     evaluations = compare(trained, prepared, split, cases, config, reporter)
     work.mkdir(parents=True, exist_ok=True)
-    write_html(work / REPORT, evaluations, title="Recommender: held-out evaluation")
+    write_html(
+        work / REPORT,
+        evaluations,
+        title="Recommender: held-out evaluation",
+        notes=facts(prepared, split, config, fingerprint),
+    )
     metrics = to_json(evaluations)
     (work / METRICS).write_text(json.dumps(metrics, indent=2))
     with tempfile.TemporaryDirectory(prefix="errata-") as staging:
@@ -123,6 +128,19 @@ def evaluate_protocol(
     known = prepared.log.take(split.part != "test")
     trained = train(prepared, known, config, reporter=reporter)
     return compare(trained, prepared, split, cases, config, reporter)
+
+
+def facts(
+    prepared: Prepared, split: Split, config: RecommenderConfig, fingerprint: str
+) -> dict[str, str]:
+    """What a reader must know of the figures: the data, and how they were held out."""
+    log = prepared.log
+    return {
+        "data": f"{len(log):,} interactions of {log.n_users:,} users with {log.n_items:,} items",
+        "fingerprint": fingerprint[:16],
+        "held out": f"{int((split.part == 'test').sum()):,} interactions, {config.split.kind}",
+        "seed": str(config.seed),
+    }
 
 
 def run_key(fingerprint: str, config: RecommenderConfig) -> str:
@@ -193,7 +211,7 @@ def compare(
     popularity = np.asarray(training.sum(0), dtype=np.float64).ravel()
     fits: dict[str, Callable[[], Ranker]] = {
         "popularity": lambda: Popularity.fit(training),
-        "item_knn": lambda: ItemKNN.fit(training),
+        "itemknn": lambda: ItemKNN.fit(training),
         "ease": lambda: EASE.fit(training, precision="float32"),
         "ials": lambda: IALS.fit(training, seed=config.seed, threads=config.threads),
         "text_knn": lambda: TextKNN.fit(prepared.content),

@@ -1,6 +1,6 @@
 """The comparison of rankers as a terminal table, as plain data for JSON, and as one HTML page.
 
-All three show the evaluations in the order given; put the baselines first and ours last.
+All three show the evaluations in the order given.
 """
 
 from __future__ import annotations
@@ -72,7 +72,11 @@ def comparison_table(
     metrics: Sequence[str] | None = None,
     slice_name: str = ALL,
 ) -> Table:
-    """Rankers down, metrics across, the best of each in bold. Raises ValueError for none at all."""
+    """Rankers down, metrics across, the best of each in bold; 80 columns hold all names whole.
+
+    Raises:
+        ValueError: none at all.
+    """
     _check(evaluations)
     metrics = metrics or default_metrics(evaluations)
     asked = len(evaluations[0].slices[slice_name].rows)
@@ -83,9 +87,11 @@ def comparison_table(
         pad_edge=False,
         collapse_padding=True,
     )
-    table.add_column("ranker")
+    table.add_column("ranker", overflow="fold", min_width=10)
     for metric in metrics:
-        table.add_column(metric, justify="right")
+        heading = metric.replace("@", "\n@")
+        widest = max(map(len, heading.split("\n")))
+        table.add_column(heading, justify="right", min_width=max(widest, 6))
     for row in _rows(evaluations, metrics=metrics, slice_name=slice_name):
         cells = [f"[bold]{cell.text}[/]" if cell.best else cell.text for cell in row.cells]
         table.add_row(row.ranker, *cells)
@@ -204,7 +210,7 @@ def _finite(value: float) -> float | None:
 def _accuracy_plot(evaluations: Sequence[Evaluation], *, metrics: Sequence[str]) -> str:
     shown = [m for m in metrics if m.startswith(("recall", "ndcg"))] or list(metrics[:2])
     slices = list(evaluations[0].slices)
-    figure = Figure(figsize=(8, 2.8), layout="constrained")
+    figure = Figure(figsize=(8, 3.1), layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, len(shown)))
     width = 0.8 / len(evaluations)
     for panel, metric in zip(panels, shown, strict=True):
@@ -222,7 +228,7 @@ def _accuracy_plot(evaluations: Sequence[Evaluation], *, metrics: Sequence[str])
 
 
 def _decile_plot(evaluations: Sequence[Evaluation], *, values: str) -> str:
-    figure = Figure(figsize=(8, 2.8), layout="constrained")
+    figure = Figure(figsize=(8, 3.1), layout="constrained")
     panel = figure.subplots()
     for place, evaluation in enumerate(evaluations):
         panel.plot(
@@ -241,13 +247,13 @@ def _decile_plot(evaluations: Sequence[Evaluation], *, values: str) -> str:
 
 
 def _coverage_plot(evaluations: Sequence[Evaluation]) -> str:
-    figure = Figure(figsize=(8, 2.8), layout="constrained")
+    figure = Figure(figsize=(8, 3.1), layout="constrained")
     panel = figure.subplots()
     cutoffs = sorted(evaluations[0].cutoffs)
     for place, evaluation in enumerate(evaluations):
         shares = [evaluation.value(f"coverage@{k}") for k in cutoffs]
         panel.plot(cutoffs, shares, marker="o", color=_colour(place), label=evaluation.ranker)
-    panel.set(xticks=cutoffs, xlabel="list length", ylabel="share of candidates shown")
+    panel.set(xticks=cutoffs, xlabel="list length", ylabel="share shown")
     panel.set_ylim(bottom=0)
     _legend(figure, panel)
     return _svg(figure, "Share of the candidates that appear in some list, by list length")
@@ -259,7 +265,13 @@ def _colour(place: int) -> str:
 
 def _legend(figure: Figure, panel: Any) -> None:
     handles, labels = panel.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", frameon=False)
+    figure.legend(
+        handles,
+        labels,
+        loc="outside upper left",
+        ncols=max(1, min(len(labels), 90 // (6 + max(map(len, labels))))),
+        frameon=False,
+    )
 
 
 def _svg(figure: Figure, description: str) -> str:

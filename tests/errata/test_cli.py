@@ -109,7 +109,12 @@ def test_evaluate_runs_both_protocols(tmp_path, capsys):
         (["train", "recommender", "--data", "/does/not/exist"], "/does/not/exist"),
         (["train", "recommender"], "--data"),
         (["train", "recommender", "--data", ".", "--set", "towers.epochs"], "KEY=VALUE"),
-        (["train", "recommender", "--data", ".", "--set", "towers.epoch=3"], "towers.epoch"),
+        (
+            ["train", "recommender", "--data", ".", "--set", "towers.epoch=3"],
+            "did you mean towers.epochs?",
+        ),
+        (["train", "recommender", "--data", ".", "--set", "speed=3"], "there are seed, threads,"),
+        (["train", "recommender", "--data", ".", "--set", "towers=3"], "one of towers.dimension,"),
         (["train", "recommender", "--data", ".", "--set", "towers.epochs=[}"], "YAML"),
         (["train", "recommender", "--data", ".", "--set", "evaluation.cutoffs=[0]"], "cutoffs"),
         (["train", "recommender", "--data", ".", "--set", "linear.weight=.inf"], "linear.weight"),

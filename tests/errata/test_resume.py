@@ -1,4 +1,4 @@
-"""A training process that is killed goes on where it stopped."""
+"""A training that is killed goes on where it stopped; Ctrl-C ends one at once, and says so."""
 
 import os
 import signal
@@ -14,6 +14,16 @@ from safetensors.numpy import load_file
 
 EPOCHS = 25
 DEADLINE_S = 120
+AT_ONCE_S = 10  # half a second where the machine is idle
+
+# What a matrix inversion looks like to the interpreter: minutes without an instruction of its own.
+BLOCKED = """
+import hashlib
+from errata.cli.interrupt import ends_promptly
+with ends_promptly("interrupted: try again"):
+    print("begun", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
+"""
 
 
 def write_interactions(directory: Path) -> Path:
@@ -28,9 +38,9 @@ def write_interactions(directory: Path) -> Path:
     return directory
 
 
-def command(data: Path) -> list[str]:
+def command(data: Path, *, epochs: int = EPOCHS) -> list[str]:
     settings = {
-        "towers.epochs": EPOCHS,
+        "towers.epochs": epochs,
         "towers.dimension": 16,
         "towers.batch_size": 128,
         "threads": 1,
@@ -80,3 +90,39 @@ def test_a_killed_run_resumes_and_ends_with_the_same_model(tmp_path):
     subprocess.run(command(data), env=environment, check=True, capture_output=True)
     np.testing.assert_array_equal(vectors(killed), vectors(whole))
     assert finished_epochs(killed) == 0  # the checkpoints are gone: the version is what is kept
+
+
+def interrupted(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Send Ctrl-C: exit code and what was said on standard error."""
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=AT_ONCE_S)
+    return process.returncode, said
+
+
+def test_training_stops_and_says_how_to_go_on(tmp_path: Path):
+    home = tmp_path / "home"
+    process = subprocess.Popen(
+        command(write_interactions(tmp_path), epochs=100_000),
+        env=os.environ | {"ERRATA_HOME": str(home)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + DEADLINE_S
+    while finished_epochs(home) < 1:
+        assert process.poll() is None, "the run ended before it could be interrupted"
+        assert time.monotonic() < deadline
+    code, said = interrupted(process)
+    assert code == 130
+    assert "the same command goes on" in said
+    assert "Traceback" not in said
+
+
+def test_a_computation_that_python_cannot_interrupt_is_ended():
+    process = subprocess.Popen(
+        [sys.executable, "-c", BLOCKED], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begun\n"
+    code, said = interrupted(process)
+    assert (code, said.strip()) == (130, "interrupted: try again")

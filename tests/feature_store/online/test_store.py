@@ -54,7 +54,8 @@ def test_a_history_is_capped(store):
 def test_materialising_keeps_what_happened_meanwhile(store):
     store.append("seen", Event("new", 9))
     histories = [("seen", [Event("old", 1)]), ("other", [Event("x", 1), Event("y", 2)])]
-    assert store.materialise(histories, {"other": {"age": 25.0}}) == 2
+    done = store.materialise(histories, {"other": {"age": 25.0}})
+    assert (done.loaded, done.kept) == (1, 1)
     assert [event.item_id for event in store.user("seen")[0]] == ["new"]
     history, features = store.user("other")
     assert [event.item_id for event in history] == ["y", "x"]

@@ -51,6 +51,15 @@ def test_the_table_shows_every_ranker_and_marks_the_best(evaluations):
     assert f"\x1b[1m{most_even:.4f}\x1b[0m" in text
 
 
+def test_eighty_columns_hold_every_name_and_number(evaluations):
+    console = Console(file=io.StringIO(), width=80)
+    console.print(comparison_table(evaluations))
+    text = console.file.getvalue()
+    assert "<ours & more>" in text
+    assert "coverage" in text
+    assert "…" not in text
+
+
 def test_json_is_plain_and_complete(evaluations):
     interval = paired_interval(evaluations[1], evaluations[0], metric="ndcg@5", seed=0)
     found = json.loads(
