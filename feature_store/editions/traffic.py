@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import lightgbm
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load_file, save_file
 
+from feature_store.editions.forest import Forest, UnsupportedTreeError
 from feature_store.traffic.features import Tier, feature_table, flow_features
 from feature_store.traffic.flows import FlowBatch
 from models.traffic.classifier import TrafficClassifier
@@ -95,6 +97,14 @@ class TrafficEdition:
         config = self.network.embedding.config
         return max(config.packets, config.byte_packets)
 
+    @cached_property
+    def forest(self) -> Forest | lightgbm.Booster | None:
+        """The tree as it is read: flattened, or as it is where it cannot be."""
+        try:
+            return self.tree and Forest.of(self.tree)
+        except UnsupportedTreeError:
+            return self.tree
+
     def classify(self, flows: FlowBatch) -> Verdicts:
         """Verdicts on flows, ended or not, from what is there of them."""
         logits, hidden = self.read_network(flows)
@@ -109,10 +119,10 @@ class TrafficEdition:
     def decide(self, logits: FloatArray, flows: FlowBatch) -> FloatArray:
         """(n, classes) calibrated probabilities from the network's logits and the tree."""
         log_network = log_softmax(logits)
-        if self.tree is None or self.decision.network_weight == 1 or not len(flows):
+        if self.forest is None or self.decision.network_weight == 1 or not len(flows):
             return pooled(log_network, log_network, self.decision)
         table, _ = feature_table(flows, self.tier)
-        return pooled(log_network, tree_log_probability(self.tree, table), self.decision)
+        return pooled(log_network, tree_log_probability(self.forest, table), self.decision)
 
     def names(self, probability: FloatArray) -> list[str]:
         """The class of each row, `unknown` where the confidence is below the threshold."""
@@ -197,7 +207,7 @@ def read_network(
     return torch.cat(logits).numpy(), torch.cat(hidden).numpy()
 
 
-def tree_log_probability(tree: lightgbm.Booster, table: FloatArray) -> FloatArray:
+def tree_log_probability(tree: Forest | lightgbm.Booster, table: FloatArray) -> FloatArray:
     """(n, classes) float32."""
     probability = np.asarray(tree.predict(table), np.float64)
     if probability.ndim == 1:  # two classes
