@@ -11,7 +11,7 @@ import typer
 from pydantic import ValidationError
 
 from errata import __version__
-from errata.cli import data, demo, doctor, flows, registry, serve, train
+from errata.cli import data, demo, doctor, flows, index, registry, serve, train
 from errata.cli.interrupt import INTERRUPTED
 from errata.console import err
 from feature_store.online import EmbeddedRedisError
@@ -29,6 +29,7 @@ app = typer.Typer(
 data.register(app)
 train.register(app)
 registry.register(app)
+index.register(app)
 serve.register(app)
 flows.register(app)
 demo.register(app)

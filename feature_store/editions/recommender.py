@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -13,15 +13,16 @@ import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save_file as save_tensors
 
+from feature_store.editions.mapped import map_arrays
 from feature_store.interactions.catalogue import Catalogue
 from feature_store.interactions.content import ContentSpec
 from feature_store.interactions.history import HistoryPolicy
 from feature_store.interactions.user_features import UserFeatureSpec
-from feature_store.vectors import VectorIndex
+from feature_store.vectors import RowFilter, SideIndex, VectorIndex
 from models.recommender.user_tower import Histories, UserTower, contributions
 
 MODEL_NAME = "recommender"
@@ -42,6 +43,8 @@ class Scoring(BaseModel):
         temperature: of the softmax that the towers were trained with.
         length_power: of the tail.
         candidates: how many nearest vectors are fetched before the bias re-ranks them.
+        tuned_k: the length of the list that `candidates` was measured to be enough for; longer
+            lists fetch more in proportion. None where nothing was measured.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,6 +52,13 @@ class Scoring(BaseModel):
     temperature: float = Field(gt=0)
     length_power: float = Field(0.0, ge=0, le=1)
     candidates: int = Field(1_000, ge=1)
+    tuned_k: int | None = Field(None, ge=1)
+
+    def fetched(self, k: int) -> int:
+        """How many nearest vectors to fetch for a list of `k`."""
+        if self.tuned_k is None:
+            return max(self.candidates, 4 * k)
+        return max(self.candidates, -(-self.candidates * k // self.tuned_k))
 
 
 class _Card(BaseModel):
@@ -77,7 +87,7 @@ class RecommenderEdition:
         bias: (n_items,) float32, added after retrieval.
         popularity: (n_items,) float32 interactions in training, for those of whom nothing is known.
         user_tower: the network.
-        index: over `item_vectors`.
+        index: over `item_vectors`, and over what was added since (`with_side`).
     """
 
     catalogue: Catalogue
@@ -89,7 +99,7 @@ class RecommenderEdition:
     popularity: FloatArray
     user_tower: UserTower
     d_hidden: int
-    index: VectorIndex
+    index: VectorIndex | SideIndex
     scoring: Scoring
     history: HistoryPolicy
     content: ContentSpec
@@ -121,11 +131,14 @@ class RecommenderEdition:
             directory / _VECTORS,
         )
         save_tensors(self.user_tower.state_dict(), directory / _TOWER)
-        self.index.save(directory / _INDEX)
+        base = self.index.base if isinstance(self.index, SideIndex) else self.index
+        base.save(directory / _INDEX)
 
     @classmethod
     def load(cls, directory: Path, *, device: str = "auto") -> RecommenderEdition:
-        """Read what `save` wrote; `device` places the index.
+        """Map what `save` wrote into memory; `device` places the index.
+
+        Vectors and index are shared by the processes that load the same files.
 
         Raises:
             ValueError: the parts do not belong together.
@@ -135,7 +148,7 @@ class RecommenderEdition:
         catalogue = Catalogue(
             tuple(items["item_id"].to_list()), tuple(items["item_type"].to_list())
         )
-        arrays = load_file(directory / _VECTORS)
+        arrays = map_arrays(directory / _VECTORS)
         tower = UserTower(
             dimension=card.dimension,
             n_types=len(catalogue.types),
@@ -143,11 +156,11 @@ class RecommenderEdition:
             d_hidden=card.d_hidden,
         )
         tower.load_state_dict(load_tensors(directory / _TOWER))
-        index = VectorIndex.load(directory / _INDEX, device=device)
-        if not len(index) == len(catalogue) == len(arrays["item_vectors"]):
+        index = VectorIndex.load(directory / _INDEX, matrix=arrays["item_vectors"], device=device)
+        if len(index) != len(catalogue):
             raise ValueError(
-                f"index holds {len(index)} vectors, item table {len(catalogue)} rows, vector file "
-                f"{len(arrays['item_vectors'])}: the parts are of different editions"
+                f"index holds {len(index)} vectors, item table {len(catalogue)} rows: the parts "
+                "are of different editions"
             )
         return cls(
             catalogue=catalogue,
@@ -195,7 +208,7 @@ class RecommenderEdition:
         """(B, n_items) float32: every item's exact score, its popularity for an unknown user."""
         users = self.user_vectors(histories, features)
         scored: FloatArray = users @ self.item_vectors.T / self.scoring.temperature + self.bias
-        scored[_unknown(histories, features)] = np.log1p(self.popularity)
+        scored[unknown(histories, features)] = np.log1p(self.popularity)
         return scored
 
     def recommend(
@@ -212,29 +225,110 @@ class RecommenderEdition:
         gets the most popular items that are allowed.
         """
         users = self.user_vectors(histories, features)
-        fetched = min(max(self.scoring.candidates, 4 * k), len(self.catalogue))
-        cosines, rows = self.index.search(users, fetched, allowed=allowed)
-        scores = np.where(rows < 0, -np.inf, cosines / self.scoring.temperature + self.bias[rows])
-        unknown = _unknown(histories, features)
+        scores, rows = self.retrieve(
+            users, unknown(histories, features), n=self.scoring.fetched(k), allowed=allowed
+        )
+        return scores[:, :k], rows[:, :k]
+
+    def retrieve(
+        self,
+        users: FloatArray,
+        unknown: NDArray[np.bool_],
+        *,
+        n: int,
+        allowed: RowFilter | NDArray[np.bool_] | None = None,
+        hidden: Sequence[IntArray] | None = None,
+    ) -> tuple[FloatArray, IntArray]:
+        """The best of the `n` nearest items by score: scores and rows (B, ≤n), best first.
+
+        Args:
+            users: (B, d + r) from `user_vectors`.
+            unknown: (B,) of whom nothing is known: they get the most popular items.
+            n: how many are fetched; at most as many as there are.
+            allowed: rows that may be returned; None allows all.
+            hidden: per user, rows that must not be returned.
+
+        Returns:
+            Where fewer than n are allowed the tail is -inf and -1.
+        """
+        n = min(n, len(self.index))
+        if isinstance(allowed, np.ndarray):
+            allowed = RowFilter(allowed)
+        cosines, rows = self.index.search(users, n, allowed=allowed, hidden=hidden)
+        scores = cosines / self.scoring.temperature + self.bias[rows]  # -inf stays -inf
         if unknown.any():
-            popular = np.log1p(self.popularity)
-            popular = popular if allowed is None else np.where(allowed, popular, -np.inf)
-            best = np.argsort(-popular, kind="stable")[:fetched]
-            rows[unknown] = np.where(np.isfinite(popular[best]), best, -1)
-            scores[unknown] = popular[best]
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        return (
-            np.take_along_axis(scores, order, axis=1).astype(np.float32),
-            np.take_along_axis(rows, order, axis=1),
+            for user in np.flatnonzero(unknown).tolist():
+                best = self._most_popular(n, allowed, None if hidden is None else hidden[user])
+                rows[user, : len(best)], rows[user, len(best) :] = best, -1
+                scores[user, : len(best)] = np.log1p(self.popularity[best])
+                scores[user, len(best) :] = -np.inf
+        order = np.argsort(-scores, axis=1, kind="stable")
+        return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
+
+    def _most_popular(self, n: int, allowed: RowFilter | None, hidden: IntArray | None) -> IntArray:
+        order = self._by_popularity
+        if allowed is not None:
+            order = order[allowed.mask[order]]
+        if hidden is None or len(hidden) == 0:
+            return order[:n]
+        order = order[: n + len(hidden)]
+        return order[~np.isin(order, hidden)][:n]
+
+    @cached_property
+    def _by_popularity(self) -> IntArray:
+        order = np.argsort(-self.popularity, kind="stable")
+        available = self.index.available if isinstance(self.index, SideIndex) else None
+        return order if available is None else order[available[order]]
+
+    def with_side(
+        self, *, added: FloatArray, bias: FloatArray, withdrawn: IntArray
+    ) -> RecommenderEdition:
+        """This edition with rows added behind its last, and rows withdrawn; the base is shared.
+
+        Args:
+            added: (m, d + r) item vectors.
+            bias: (m,) of the added items.
+            withdrawn: rows, of the base or added, that are not returned any more.
+        """
+        base = self.index.base if isinstance(self.index, SideIndex) else self.index
+        n = len(self.catalogue)
+        changed = replace(
+            self,
+            index=SideIndex(base, added=added, withdrawn=withdrawn),
+            bias=np.concatenate([self.bias[:n], bias]).astype(np.float32),
+            popularity=np.concatenate([self.popularity[:n], np.zeros(len(added))]).astype(
+                np.float32
+            ),
+        )
+        changed.__dict__["types"] = self.types  # costs a pass over a million strings
+        return changed
+
+    def weigh(self, events: Sequence[Iterable[tuple[int, str]]]) -> sp.csr_matrix:
+        """(B, n_items) float32 histories of B users' events: (row, type), newest first."""
+        indptr, indices, weights = [0], [], []
+        for each in events:
+            rows, loud = self.history.weigh_newest_first(each)
+            indices += rows
+            weights += loud
+            indptr.append(len(indices))
+        return sp.csr_matrix(
+            (
+                np.array(weights, np.float32),
+                np.array(indices, np.int32),
+                np.array(indptr, np.int32),
+            ),
+            shape=(len(events), len(self.catalogue)),
         )
 
     def similar(
-        self, row: int, *, k: int, allowed: NDArray[np.bool_] | None = None
+        self, row: int, *, k: int, allowed: RowFilter | NDArray[np.bool_] | None = None
     ) -> tuple[FloatArray, IntArray]:
         """The `k` items whose vectors are nearest to that of `row`: cosines and rows (k,)."""
-        others = np.ones(len(self.catalogue), np.bool_) if allowed is None else allowed.copy()
-        others[row] = False
-        cosines, rows = self.index.search(self.item_vectors[row : row + 1], k, allowed=others)
+        if isinstance(allowed, np.ndarray):
+            allowed = RowFilter(allowed)
+        cosines, rows = self.index.search(
+            self.item_vectors[row : row + 1], k, allowed=allowed, hidden=[np.array([row])]
+        )
         return cosines[0], rows[0]
 
     def reasons(
@@ -261,7 +355,7 @@ class RecommenderEdition:
         return tail.astype(np.float32, copy=False)
 
 
-def _unknown(histories: sp.csr_matrix, features: FloatArray) -> NDArray[np.bool_]:
+def unknown(histories: sp.csr_matrix, features: FloatArray) -> NDArray[np.bool_]:
     """(B,) of whom there is neither a history nor a feature."""
     nothing: NDArray[np.bool_] = (np.diff(histories.indptr) == 0) & ~features.any(axis=1)
     return nothing

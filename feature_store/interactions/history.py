@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import scipy.sparse as sp
@@ -60,6 +60,37 @@ class HistoryPolicy(BaseModel):
         age = np.arange(len(order), dtype=np.float64)
         decay = 1.0 if self.half_life_items is None else 0.5 ** (age / self.half_life_items)
         return rows[order], (strongest[order] * decay).astype(np.float32)
+
+    def weigh_newest_first(
+        self, events: Iterable[tuple[int, str]]
+    ) -> tuple[list[int], list[float]]:
+        """`weigh` for one short history on the request path, of which it is the reference.
+
+        Args:
+            events: (catalogue row, interaction type), newest first; row -1 is an unknown item.
+
+        Returns:
+            distinct rows, newest first, and their weights.
+        """
+        strongest: dict[int, float] = {}  # in the order of the newest mention
+        refused: set[int] = set()
+        weak = self.weak_signals
+        for row, signal in events:
+            if row < 0 or row in refused:
+                continue
+            if signal in NEGATIVE_SIGNALS:
+                if row not in strongest:
+                    refused.add(row)
+                continue
+            loud = self.weak_weight if signal in weak else 1.0
+            if loud > strongest.get(row, 0.0):
+                strongest[row] = loud
+        rows = list(strongest)[: self.max_items]
+        weights = list(strongest.values())[: self.max_items]
+        if self.half_life_items is not None:
+            half_life = self.half_life_items
+            weights = [w * 0.5 ** (age / half_life) for age, w in enumerate(weights)]
+        return rows, weights
 
     def matrix(self, log: InteractionLog) -> sp.csr_matrix:
         """(n_users, n_items) float32: `weigh` of every user of the log."""

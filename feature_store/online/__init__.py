@@ -7,7 +7,13 @@ wait for their outcome.
 
 from feature_store.online.client import connect, describe
 from feature_store.online.embedded import EmbeddedRedis, EmbeddedRedisError
-from feature_store.online.store import Event, Materialised, OnlineStore, StoredPrediction
+from feature_store.online.store import (
+    Event,
+    Materialised,
+    OnlineStore,
+    OnlineUser,
+    StoredPrediction,
+)
 
 __all__ = [
     "EmbeddedRedis",
@@ -15,6 +21,7 @@ __all__ = [
     "Event",
     "Materialised",
     "OnlineStore",
+    "OnlineUser",
     "StoredPrediction",
     "connect",
     "describe",

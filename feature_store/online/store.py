@@ -12,12 +12,18 @@ import redis
 HISTORY_LENGTH = 200
 PREDICTION_TTL_S = 7 * 86_400
 FEEDBACK_ID_TTL_S = 7 * 86_400
+HIDDEN_LENGTH = 1_000
 
-# One round trip, atomic: a feedback id counts once, and the history stays capped.
+# One round trip, atomic: a feedback id counts once, and the history stays capped. What a user
+# does not want is kept apart (member = item, score = when), so that it outlives the history.
 _APPEND = """
 if ARGV[1] ~= '' and redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
 redis.call('LPUSH', KEYS[1], ARGV[4])
 redis.call('LTRIM', KEYS[1], 0, ARGV[3] - 1)
+if ARGV[5] ~= '' then
+  redis.call('ZADD', KEYS[3], ARGV[6], ARGV[5])
+  redis.call('ZREMRANGEBYRANK', KEYS[3], 0, -ARGV[7] - 1)
+end
 if ARGV[1] ~= '' then redis.call('SET', KEYS[2], '1', 'EX', ARGV[2]) end
 return 1
 """
@@ -59,6 +65,21 @@ class Materialised:
 
 
 @dataclass(frozen=True, slots=True)
+class OnlineUser:
+    """What is stored of a user.
+
+    Attributes:
+        events: the history, newest first.
+        features: as in the users table.
+        hidden: items that the user does not want, also those that the history has forgotten.
+    """
+
+    events: list[Event]
+    features: dict[str, Any]
+    hidden: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class StoredPrediction:
     """What was served, kept until its outcome arrives or its time is up."""
 
@@ -87,38 +108,80 @@ class OnlineStore:
         """Raise `redis.RedisError` unless the server answers."""
         self._redis.ping()
 
-    def append(self, user_id: str, event: Event, *, feedback_id: str = "") -> bool:
+    def append(
+        self, user_id: str, event: Event, *, feedback_id: str = "", hide: bool = False
+    ) -> bool:
         """Put `event` at the head of the user's history; False if the user's `feedback_id` was
-        seen before."""
+        seen before.
+
+        With `hide` its item is also remembered as one that the user does not want.
+        """
         seen = self._key("feedback", f"{user_id}\0{feedback_id}")
         applied = self._append(
-            keys=[self._key("history", user_id), seen],
-            args=[feedback_id, FEEDBACK_ID_TTL_S, HISTORY_LENGTH, event.pack()],
+            keys=[self._key("history", user_id), seen, self._key("hidden", user_id)],
+            args=[
+                *(feedback_id, FEEDBACK_ID_TTL_S, HISTORY_LENGTH, event.pack()),
+                *(event.item_id if hide else "", event.timestamp_ms, HIDDEN_LENGTH),
+            ],
         )
         return bool(applied)
 
-    def user(self, user_id: str) -> tuple[list[Event], dict[str, Any]]:
-        """The user's history, newest first, and features; both empty for an unknown user."""
+    def user(self, user_id: str) -> OnlineUser:
+        """What is known of one user; nothing for an unknown one."""
+        return self.users([user_id])[0]
+
+    def users(self, user_ids: Sequence[str]) -> list[OnlineUser]:
+        """What is known of each user, in one round trip."""
         pipeline = self._redis.pipeline(transaction=False)
-        pipeline.lrange(self._key("history", user_id), 0, HISTORY_LENGTH - 1)
-        pipeline.get(self._key("features", user_id))
-        raw_events, raw_features = pipeline.execute()
-        features = orjson.loads(raw_features) if raw_features else {}
-        return [Event.unpack(raw) for raw in raw_events], features
+        for user_id in user_ids:
+            pipeline.lrange(self._key("history", user_id), 0, HISTORY_LENGTH - 1)
+            pipeline.get(self._key("features", user_id))
+            pipeline.zrange(self._key("hidden", user_id), 0, -1)
+        answers = pipeline.execute()
+        return [
+            OnlineUser(
+                # One document is parsed faster than one an event.
+                events=[Event(*each) for each in orjson.loads(b"[%b]" % b",".join(history))],
+                features=orjson.loads(features) if features else {},
+                hidden=tuple(item_id.decode() for item_id in hidden),
+            )
+            for history, features, hidden in zip(
+                answers[::3], answers[1::3], answers[2::3], strict=True
+            )
+        ]
+
+    def sample_users(self, n: int) -> list[str]:
+        """Ids of up to `n` users who have a history, in no order."""
+        prefix = self._key("history", "")
+        found: list[str] = []
+        for key in self._redis.scan_iter(match=f"{_literally(prefix)}*", count=1_000):
+            found.append(key.decode()[len(prefix) :])
+            if len(found) == n:
+                break
+        return found
 
     def put_prediction(
         self, prediction: StoredPrediction, *, ttl_s: int = PREDICTION_TTL_S
     ) -> None:
         """Keep `prediction` for `ttl_s` seconds."""
-        record = (
-            prediction.user_id,
-            prediction.model_version,
-            prediction.items,
-            prediction.scores,
-            prediction.served_at_ms,
-        )
-        key = self._key("prediction", prediction.prediction_id)
-        self._redis.set(key, orjson.dumps(record), ex=ttl_s)
+        self.put_predictions([prediction], ttl_s=ttl_s)
+
+    def put_predictions(
+        self, predictions: Iterable[StoredPrediction], *, ttl_s: int = PREDICTION_TTL_S
+    ) -> None:
+        """Keep each of `predictions` for `ttl_s` seconds, in one round trip."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for prediction in predictions:
+            record = (
+                prediction.user_id,
+                prediction.model_version,
+                prediction.items,
+                prediction.scores,
+                prediction.served_at_ms,
+            )
+            key = self._key("prediction", prediction.prediction_id)
+            pipeline.set(key, orjson.dumps(record), ex=ttl_s)
+        pipeline.execute()
 
     def get_prediction(self, prediction_id: str) -> StoredPrediction | None:
         """The prediction, or None when it never was or has expired."""
@@ -165,3 +228,8 @@ class OnlineStore:
 
     def _key(self, kind: str, name: str) -> str:
         return f"{self._prefix}:{kind}:{name}"
+
+
+def _literally(text: str) -> str:
+    """`text` as a pattern of Redis that matches only itself."""
+    return "".join(f"\\{each}" if each in "*?[]\\" else each for each in text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from typing import Any
 
@@ -22,8 +23,9 @@ class FaissBuild:
     gpus: int
 
 
+@cache
 def load_faiss() -> Any:
-    """The `faiss` module.
+    """The `faiss` module; looked for once.
 
     Raises:
         FaissInstallationError: none is installed, or more than one is.

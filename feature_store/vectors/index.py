@@ -2,63 +2,59 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 
+from feature_store.vectors import gpu
 from feature_store.vectors.backend import load_faiss
+from feature_store.vectors.filters import BoolArray, IntArray, RowFilter
+from feature_store.vectors.spec import IndexSpec, Kind
 
 FloatArray = NDArray[np.float32]
-IntArray = NDArray[np.int64]
-BoolArray = NDArray[np.bool_]
 
-# Below this many vectors an exact scan costs less than 5 ms on one core (100k × 128: 5.1 ms).
-FLAT_LIMIT = 50_000
 # A graph walk under a filter loses recall (0.80 when a tenth passes): scan what passes instead.
-EXACT_FILTER_SHARE = 0.2
-
-
-class IndexSpec(BaseModel):
-    """Which index to build.
-
-    `auto` scans exactly up to 50,000 vectors and walks an HNSW graph above.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: Literal["auto", "flat", "hnsw"] = "auto"
-    hnsw_neighbours: int = Field(32, ge=4, le=128)
-    hnsw_ef_construction: int = Field(200, ge=8)
-    hnsw_ef_search: int = Field(200, ge=8)
-
-    def resolve(self, n_vectors: int) -> IndexSpec:
-        """The spec with `auto` decided for a catalogue of `n_vectors`."""
-        if self.kind != "auto":
-            return self
-        return self.model_copy(update={"kind": "flat" if n_vectors <= FLAT_LIMIT else "hnsw"})
+HNSW_FILTER_SHARE = 0.2
+# Up to so many numbers are scanned exactly rather than searched with a filter: about 1 ms.
+EXACT_NUMBERS = 2_500_000
+# A query that hides more rows than this is searched with a filter of its own.
+MAX_OVERFETCH = 1_000
+TRAINING_VECTORS_PER_LIST = 64
 
 
 class VectorIndex:
     """Rows 0…n-1 of a float32 matrix, searched by inner product.
 
-    Vectors are expected L2-normalised: on normalised vectors HNSW keeps 0.997 of the exact top
-    100, on raw ones 0.92 to 0.98.
+    Vectors are expected near unit length: on normalised vectors HNSW keeps 0.997 of the exact top
+    100, on raw ones 0.92 to 0.98. Safe to search from several threads; each should bound its own
+    OpenMP threads with `single_threaded`.
 
     Example:
         >>> index = VectorIndex.build(vectors, IndexSpec())        # doctest: +SKIP
         >>> scores, rows = index.search(queries, k=100)
     """
 
-    def __init__(self, index: Any, *, device: str = "cpu") -> None:
-        """Wrap a FAISS index; use `build` or `load`."""
+    def __init__(self, index: Any, matrix: FloatArray, *, device: str = "cpu") -> None:
+        """Wrap a FAISS index of `matrix`; use `build` or `load`.
+
+        `kind` is how it searches; `effort` is the breadth (vertices visited or lists scanned) and
+        the refine factor.
+        """
         self._index = index
+        self._matrix = matrix
         self.device = device
+        self.kind: Kind = _kind(index)
+        self.effort = _effort(index, self.kind)
+        self._scratch = _Scratch()
 
     @classmethod
-    def build(cls, vectors: FloatArray, spec: IndexSpec, *, device: str = "auto") -> VectorIndex:
+    def build(
+        cls, vectors: FloatArray, spec: IndexSpec, *, device: str = "auto", seed: int = 0
+    ) -> VectorIndex:
         """Index `vectors` (n, d) float32.
 
         Raises:
@@ -67,43 +63,68 @@ class VectorIndex:
         vectors = np.ascontiguousarray(vectors, dtype=np.float32)
         if vectors.ndim != 2 or not np.isfinite(vectors).all():
             raise ValueError(f"vectors must be a finite (n, d) array, got shape {vectors.shape}")
-        faiss = load_faiss()
-        spec = spec.resolve(len(vectors))
-        if spec.kind == "flat":
-            index = faiss.IndexFlatIP(vectors.shape[1])
-        else:
-            index = faiss.IndexHNSWFlat(
-                vectors.shape[1], spec.hnsw_neighbours, faiss.METRIC_INNER_PRODUCT
-            )
-            index.hnsw.efConstruction = spec.hnsw_ef_construction
-            index.hnsw.efSearch = spec.hnsw_ef_search
+        index = _construct(vectors.shape[1], spec.resolve(len(vectors)))
+        if not index.is_trained:
+            _train(index, vectors, seed)
         index.add(vectors)
-        return cls._placed(index, device)
+        return cls._placed(index, vectors, device)
 
     @classmethod
-    def load(cls, path: Path, *, device: str = "auto") -> VectorIndex:
-        """Read an index that `save` wrote.
+    def load(
+        cls, path: Path, *, matrix: FloatArray | None = None, device: str = "auto"
+    ) -> VectorIndex:
+        """Map an index that `save` wrote into memory, shared by every process that does.
+
+        Args:
+            path: the file.
+            matrix: (n, d) the vectors that were indexed; needed for an inverted file.
+            device: auto, cpu or cuda.
 
         Raises:
-            ValueError: the file is not a FAISS index.
+            ValueError: the file is not a FAISS index, or not one of `matrix`.
         """
         faiss = load_faiss()
+        flag = getattr(faiss, "IO_FLAG_MMAP_IFC", 0)
         try:
-            index = faiss.read_index(str(path))
+            index = faiss.read_index(str(path), flag)
         except RuntimeError as error:
             raise ValueError(f"{path} is not a readable FAISS index") from error
-        return cls._placed(index, device)
+        if matrix is None:
+            matrix = np.asarray(index.reconstruct_n(0, index.ntotal), dtype=np.float32)
+        if matrix.shape != (index.ntotal, index.d):
+            raise ValueError(
+                f"{path} holds {index.ntotal} vectors of {index.d} dimensions, and was given the "
+                f"matrix of {matrix.shape[0]} × {matrix.shape[1]}"
+            )
+        return cls._placed(index, matrix, device)
 
     def save(self, path: Path) -> None:
         """Write the index; one on a GPU is copied back first."""
         faiss = load_faiss()
-        index = self._index if self.device == "cpu" else faiss.index_gpu_to_cpu(self._index)
+        index = self._index if self.device == "cpu" else gpu.to_cpu(self._index)
         faiss.write_index(index, str(path))
 
+    def set_effort(self, breadth: int, refine_factor: float = 1.0) -> None:
+        """Set how hard it searches, as saved with the index. Only while nobody searches.
+
+        Args:
+            breadth: vertices visited (`hnsw`) or lists scanned (`ivf`, `ivfpq`).
+            refine_factor: that many times k codes are re-scored exactly (`ivfpq`).
+        """
+        if self.kind == "hnsw":
+            self._index.hnsw.efSearch = breadth
+        elif self.kind in ("ivf", "ivfpq"):
+            _lists(self._index).nprobe = breadth
+        if self.kind == "ivfpq":
+            self._index.k_factor = refine_factor
+        self.effort = _effort(self._index, self.kind)
+
     @property
-    def kind(self) -> str:
-        """`flat` or `hnsw`."""
-        return "hnsw" if hasattr(self._index, "hnsw") else "flat"
+    def max_breadth(self) -> int:
+        """The largest breadth that changes anything."""
+        if self.kind in ("ivf", "ivfpq"):
+            return int(_lists(self._index).nlist)
+        return len(self)
 
     def __len__(self) -> int:
         return int(self._index.ntotal)
@@ -115,87 +136,235 @@ class VectorIndex:
 
     def vectors(self, rows: IntArray) -> FloatArray:
         """The stored vectors of `rows`, (len(rows), d)."""
-        return np.asarray(self._index.reconstruct_batch(np.asarray(rows)), dtype=np.float32)
+        return np.asarray(self._matrix[np.asarray(rows)], dtype=np.float32)
 
     def search(
-        self, queries: FloatArray, k: int, *, allowed: BoolArray | None = None
+        self,
+        queries: FloatArray,
+        k: int,
+        *,
+        allowed: RowFilter | BoolArray | None = None,
+        hidden: Sequence[IntArray] | None = None,
     ) -> tuple[FloatArray, IntArray]:
         """The `k` rows with the largest inner product, best first.
 
-        The filter acts inside the search: k rows come back whenever k are allowed.
+        Filters act inside the search: k rows come back whenever k are allowed.
 
         Args:
             queries: (B, d) float32.
             k: results per query.
-            allowed: (n,) mask of the rows that may be returned; None allows all.
+            allowed: the rows that may be returned, for all queries; None allows all.
+            hidden: B arrays of rows that the query in that place must not get.
 
         Returns:
             scores (B, k) float32 and rows (B, k) int64; where fewer than k rows are allowed the
             tail is -inf and -1.
 
         Raises:
-            ValueError: wrong dimension or mask length.
+            ValueError: wrong dimension, mask length or number of `hidden`.
         """
         queries = np.ascontiguousarray(queries, dtype=np.float32)
         if queries.ndim != 2 or queries.shape[1] != self.dimension:
             raise ValueError(
                 f"queries have shape {queries.shape}, index takes (B, {self.dimension})"
             )
+        if allowed is not None and not isinstance(allowed, RowFilter):
+            allowed = RowFilter(allowed)
+        if allowed is not None and allowed.mask.shape != (len(self),):
+            raise ValueError(
+                f"mask has shape {allowed.mask.shape}, index holds {len(self)} vectors"
+            )
+        if hidden is None or not any(len(each) for each in hidden):
+            return self._search(queries, k, allowed)
+        if len(hidden) != len(queries):
+            raise ValueError(f"{len(hidden)} arrays of hidden rows for {len(queries)} queries")
+        longest = max(map(len, hidden))
+        if longest <= MAX_OVERFETCH:
+            # The best k + h rows hold the best k that are not among h hidden ones.
+            scores, rows = self._search(queries, k + longest, allowed)
+            return self._without(scores, rows, hidden, k)
+        every = RowFilter(np.ones(len(self), np.bool_)) if allowed is None else allowed
+        parts = [
+            self._search(query[None], k, every.without(rows))
+            for query, rows in zip(queries, hidden, strict=True)
+        ]
+        return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+
+    def _search(
+        self, queries: FloatArray, k: int, allowed: RowFilter | None
+    ) -> tuple[FloatArray, IntArray]:
         if allowed is None:
-            scores, rows = self._index.search(queries, min(k, len(self)))
-            return self._completed(queries, *_pad(scores, rows, k), np.arange(len(self)))
-        if allowed.shape != (len(self),):
-            raise ValueError(f"mask has shape {allowed.shape}, index holds {len(self)} vectors")
-        if self.kind == "hnsw" and allowed.mean() < EXACT_FILTER_SHARE:
-            return self._search_exactly(queries, k, np.flatnonzero(allowed))
-        found = self._search_filtered(queries, k, allowed)
-        return self._completed(queries, *found, np.flatnonzero(allowed))
+            found = self._approximately(queries, k, None)
+            return self._completed(queries, *found, None)
+        if self._scan_is_better(allowed):
+            return self._exactly(queries, k, allowed)
+        found = self._approximately(queries, k, allowed)
+        return self._completed(queries, *found, allowed)
 
-    def _completed(
-        self, queries: FloatArray, scores: FloatArray, rows: IntArray, allowed: IntArray
-    ) -> tuple[FloatArray, IntArray]:
-        """Scan exactly for the queries that a graph walk left with fewer rows than there are."""
-        k = rows.shape[1]
-        short = (rows >= 0).sum(1) < min(k, len(allowed))
-        if short.any():
-            scores[short], rows[short] = self._search_exactly(queries[short], k, allowed)
-        return scores, rows
+    def _scan_is_better(self, allowed: RowFilter) -> bool:
+        if allowed.count * self.dimension <= EXACT_NUMBERS:
+            return True
+        if self.device != "cpu":
+            return allowed.share < gpu.MIN_FILTER_SHARE
+        return self.kind == "hnsw" and allowed.share < HNSW_FILTER_SHARE
 
-    def _search_filtered(
-        self, queries: FloatArray, k: int, allowed: BoolArray
+    def _approximately(
+        self, queries: FloatArray, k: int, allowed: RowFilter | None
     ) -> tuple[FloatArray, IntArray]:
-        faiss = load_faiss()
-        bitmap = np.packbits(allowed, bitorder="little")
-        selector = faiss.IDSelectorBitmap(len(allowed), faiss.swig_ptr(bitmap))
-        if self.kind == "hnsw":
-            efs = max(k, int(self._index.hnsw.efSearch))
-            parameters = faiss.SearchParametersHNSW(sel=selector, efSearch=efs)
-        else:
-            parameters = faiss.SearchParameters(sel=selector)
-        scores, rows = self._index.search(queries, min(k, len(self)), params=parameters)
+        if self.device != "cpu":
+            return _pad(*gpu.search(self._index, queries, k, allowed), k)
+        n = min(k, len(self))
+        scores, rows = self._index.search(queries, n, params=self._parameters(n, allowed))
         return _pad(scores, rows, k)
 
-    def _search_exactly(
-        self, queries: FloatArray, k: int, rows: IntArray
+    def _parameters(self, k: int, allowed: RowFilter | None) -> Any:
+        """FAISS's search parameters; a filter searches as many allowed rows as none would."""
+        faiss = load_faiss()
+        selector = {} if allowed is None else {"sel": allowed.selector}
+        breadth, refine_factor = self.effort
+        wider = 1.0 if allowed is None else 1.0 / allowed.share
+        if self.kind == "flat":
+            return faiss.SearchParameters(**selector)
+        breadth = min(self.max_breadth, round(breadth * wider))
+        if self.kind == "hnsw":
+            return faiss.SearchParametersHNSW(efSearch=max(k, breadth), **selector)
+        lists = faiss.SearchParametersIVF(nprobe=breadth, **selector)
+        if self.kind == "ivf":
+            return lists
+        return faiss.IndexRefineSearchParameters(k_factor=refine_factor, base_index_params=lists)
+
+    def _completed(
+        self,
+        queries: FloatArray,
+        scores: FloatArray,
+        rows: IntArray,
+        allowed: RowFilter | None,
     ) -> tuple[FloatArray, IntArray]:
-        if len(rows) == 0:
+        """Scan exactly for the queries that were left with fewer rows than there are."""
+        k = rows.shape[1]
+        there_are = len(self) if allowed is None else allowed.count
+        if rows[:, min(k, there_are) - 1].min() >= 0 or there_are == 0:
+            return scores, rows
+        short = (rows >= 0).sum(1) < min(k, there_are)
+        every = RowFilter(np.ones(len(self), np.bool_)) if allowed is None else allowed
+        scores[short], rows[short] = self._exactly(queries[short], k, every)
+        return scores, rows
+
+    def _exactly(
+        self, queries: FloatArray, k: int, allowed: RowFilter
+    ) -> tuple[FloatArray, IntArray]:
+        if allowed.count == 0:
             none = np.empty((len(queries), 0))
             return _pad(none.astype(np.float32), none.astype(np.int64), k)
-        scores = queries @ self.vectors(rows).T  # (B, len(rows))
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        return _pad(np.take_along_axis(scores, order, axis=1), rows[order], k)
+        span = allowed.span
+        vectors = self.vectors(allowed.rows) if span is None else self._matrix[span]
+        scores, places = top(queries @ vectors.T, k)
+        return _pad(scores, allowed.rows[places], k)
+
+    def _without(
+        self, scores: FloatArray, rows: IntArray, hidden: Sequence[IntArray], k: int
+    ) -> tuple[FloatArray, IntArray]:
+        """The first k of each query's rows that it does not hide."""
+        flags = self._scratch.flags(len(self))
+        for query, unwanted in enumerate(hidden):
+            if len(unwanted):
+                flags[unwanted] = True
+                found = flags[rows[query]] & (rows[query] >= 0)
+                flags[unwanted] = False
+                scores[query, found], rows[query, found] = -np.inf, -1
+        order = np.argsort(rows < 0, axis=1, kind="stable")[:, :k]
+        return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
     @classmethod
-    def _placed(cls, index: Any, device: str) -> VectorIndex:
-        faiss = load_faiss()
-        gpus = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
-        is_flat = not hasattr(index, "hnsw")
-        if device == "cuda" and not gpus:
-            raise ValueError("device='cuda' was asked for, and FAISS sees no GPU")
-        if device == "cpu" or not gpus or not is_flat:
-            return cls(index, device="cpu")
-        resources = faiss.StandardGpuResources()
-        return cls(faiss.index_cpu_to_gpu(resources, 0, index), device="cuda")
+    def _placed(cls, index: Any, matrix: FloatArray, device: str) -> VectorIndex:
+        if gpu.wanted(index, device):
+            return cls(gpu.to_gpu(index), matrix, device="cuda")
+        return cls(index, matrix, device="cpu")
+
+
+class _Scratch(threading.local):
+    """An array a thread, so that marking rows costs no allocation of the catalogue's size."""
+
+    def __init__(self) -> None:
+        self._flags = np.zeros(0, np.bool_)
+
+    def flags(self, n: int) -> BoolArray:
+        """(n,) all False; whoever sets one clears it."""
+        if len(self._flags) != n:
+            self._flags = np.zeros(n, np.bool_)
+        return self._flags
+
+
+def single_threaded() -> None:
+    """Bound FAISS to one OpenMP thread in the calling thread: two make one query slower."""
+    load_faiss().omp_set_num_threads(1)
+
+
+def top(scores: FloatArray, k: int) -> tuple[FloatArray, IntArray]:
+    """The `k` largest of each row of `scores` (B, n), best first: values and columns (B, ≤k)."""
+    n = scores.shape[1]
+    if n > 4 * k:
+        best = np.argpartition(scores, n - k, axis=1)[:, n - k :]
+        values = np.take_along_axis(scores, best, axis=1)
+        order = np.lexsort((best, -values), axis=1)
+        return np.take_along_axis(values, order, axis=1), np.take_along_axis(best, order, axis=1)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(scores, order, axis=1), order
+
+
+def _construct(d: int, spec: IndexSpec) -> Any:
+    faiss = load_faiss()
+    if spec.kind == "flat":
+        return faiss.IndexFlatIP(d)
+    if spec.kind == "hnsw":
+        index = faiss.IndexHNSWFlat(d, spec.hnsw_neighbours, faiss.METRIC_INNER_PRODUCT)
+        index.hnsw.efConstruction = spec.hnsw_ef_construction
+        index.hnsw.efSearch = spec.hnsw_ef_search
+        return index
+    description = f"IVF{spec.n_lists},Flat"
+    if spec.kind == "ivfpq":
+        parts = max(1, d // spec.pq_dimensions)
+        while d % parts:
+            parts -= 1
+        description = f"IVF{spec.n_lists},PQ{parts}x4fs,RFlat"
+    index = faiss.index_factory(d, description, faiss.METRIC_INNER_PRODUCT)
+    lists = _lists(index)
+    lists.nprobe = spec.n_probe
+    lists.cp.spherical = True  # centroids of unit length: lists are chosen by direction
+    if spec.kind == "ivfpq":
+        index.k_factor = spec.refine_factor
+    return index
+
+
+def _train(index: Any, vectors: FloatArray, seed: int) -> None:
+    lists = _lists(index)
+    lists.cp.seed = seed
+    n = min(len(vectors), max(TRAINING_VECTORS_PER_LIST * lists.nlist, 1_000))
+    lists.cp.max_points_per_centroid = TRAINING_VECTORS_PER_LIST
+    lists.cp.min_points_per_centroid = 1
+    index.train(vectors[np.random.default_rng(seed).permutation(len(vectors))[:n]])
+
+
+def _kind(index: Any) -> Kind:
+    if hasattr(index, "hnsw"):
+        return "hnsw"
+    if hasattr(index, "k_factor"):
+        return "ivfpq"
+    return "ivf" if hasattr(index, "nprobe") else "flat"
+
+
+def _effort(index: Any, kind: Kind) -> tuple[int, float]:
+    """Breadth and refine factor."""
+    if kind == "hnsw":
+        return int(index.hnsw.efSearch), 1.0
+    if kind == "ivfpq":
+        return int(_lists(index).nprobe), float(index.k_factor)
+    return (int(index.nprobe), 1.0) if kind == "ivf" else (0, 1.0)
+
+
+def _lists(index: Any) -> Any:
+    """The inverted file inside an index."""
+    return load_faiss().extract_index_ivf(index)
 
 
 def _pad(scores: FloatArray, rows: IntArray, k: int) -> tuple[FloatArray, IntArray]:

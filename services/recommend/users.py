@@ -69,11 +69,11 @@ class Users:
         """What is known of `user_id`; nothing for an unknown user."""
         if self.available:
             try:
-                events, features = self._store.user(user_id)
+                found = self._store.user(user_id)
             except redis.RedisError:
                 self._open_breaker()
             else:
-                return self._remember(user_id, KnownUser(events, features))
+                return self._remember(user_id, KnownUser(found.events, found.features))
         with self._lock:
             last = self._remembered.get(user_id, KnownUser())
         return KnownUser(last.events, last.features, degraded=True)

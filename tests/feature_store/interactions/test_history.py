@@ -34,6 +34,16 @@ policies = st.builds(
 
 
 @given(histories, policies)
+def test_the_request_path_weighs_as_training_does(history, policy):
+    items = np.array([item for item, _ in history], np.int64)
+    signals = np.array([signal for _, signal in history], dtype=np.str_)
+    rows, weights = policy.weigh(items, signals)
+    fast_rows, fast_weights = policy.weigh_newest_first(reversed(history))
+    assert fast_rows == rows.tolist()
+    np.testing.assert_allclose(fast_weights, weights, rtol=1e-6)
+
+
+@given(histories, policies)
 def test_weights_equal_the_obvious_computation(history, policy):
     items = np.array([item for item, _ in history], np.int64)
     signals = np.array([signal for _, signal in history], dtype=np.str_)

@@ -30,7 +30,8 @@ def test_a_history_comes_back_newest_first(store, sent):
     user = uuid.uuid4()
     for event in sent:
         store.append(str(user), event)
-    history, features = store.user(str(user))
+    user_now = store.user(str(user))
+    history, features = user_now.events, user_now.features
     assert history == sent[::-1]
     assert features == {}
 
@@ -40,13 +41,13 @@ def test_the_same_feedback_counts_once(store):
     assert store.append("u", event, feedback_id="f1")
     assert not store.append("u", event, feedback_id="f1")
     assert store.append("u", event, feedback_id="f2")
-    assert store.user("u")[0] == [event, event]
+    assert store.user("u").events == [event, event]
 
 
 def test_a_history_is_capped(store):
     for number in range(HISTORY_LENGTH + 5):
         store.append("u", Event(str(number), number))
-    history, _ = store.user("u")
+    history = store.user("u").events
     assert len(history) == HISTORY_LENGTH
     assert history[0].item_id == str(HISTORY_LENGTH + 4)
 
@@ -56,15 +57,16 @@ def test_materialising_keeps_what_happened_meanwhile(store):
     histories = [("seen", [Event("old", 1)]), ("other", [Event("x", 1), Event("y", 2)])]
     done = store.materialise(histories, {"other": {"age": 25.0}})
     assert (done.loaded, done.kept) == (1, 1)
-    assert [event.item_id for event in store.user("seen")[0]] == ["new"]
-    history, features = store.user("other")
+    assert [event.item_id for event in store.user("seen").events] == ["new"]
+    other = store.user("other")
+    history, features = other.events, other.features
     assert [event.item_id for event in history] == ["y", "x"]
     assert features == {"age": 25.0}
 
 
 def test_tenants_do_not_see_each_other(redis_client):
     OnlineStore(redis_client, tenant="one").append("u", Event("a", 1))
-    assert OnlineStore(redis_client, tenant="two").user("u")[0] == []
+    assert OnlineStore(redis_client, tenant="two").user("u").events == []
 
 
 def test_a_prediction_is_kept_until_its_outcome(store):
@@ -72,3 +74,27 @@ def test_a_prediction_is_kept_until_its_outcome(store):
     store.put_prediction(prediction)
     assert store.get_prediction("p") == prediction
     assert store.get_prediction("q") is None
+
+
+def test_what_a_user_does_not_want_outlives_the_history(store):
+    store.append("u", Event("unwanted", 1, "dismiss"), hide=True)
+    for number in range(HISTORY_LENGTH):
+        store.append("u", Event(str(number), number + 2))
+    known = store.user("u")
+    assert "unwanted" not in {event.item_id for event in known.events}
+    assert known.hidden == ("unwanted",)
+
+
+def test_many_users_and_predictions_take_one_round_trip_each(store):
+    store.append("a", Event("x", 1))
+    found = store.users(["a", "nobody"])
+    assert [len(each.events) for each in found] == [1, 0]
+    kept = [StoredPrediction(str(n), None, "v", ("x",), (1.0,), n) for n in range(3)]
+    store.put_predictions(kept)
+    assert [store.get_prediction(str(n)) for n in range(3)] == kept
+
+
+def test_a_sample_of_users_is_of_this_tenant(redis_client):
+    for tenant in ("a*", "ab"):
+        OnlineStore(redis_client, tenant=tenant).append(f"user of {tenant}", Event("x", 1))
+    assert OnlineStore(redis_client, tenant="a*").sample_users(10) == ["user of a*"]

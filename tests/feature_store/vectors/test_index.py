@@ -25,7 +25,7 @@ def search_reference(vectors, queries, k, allowed):
     n=st.integers(1, 60),
     k=st.integers(1, 80),
     share=st.floats(0, 1),
-    kind=st.sampled_from(["flat", "hnsw"]),
+    kind=st.sampled_from(["flat", "hnsw", "ivf", "ivfpq"]),
     seed=st.integers(0, 2**16),
 )
 def test_filtered_search_returns_the_best_allowed_rows_and_k_of_them(n, k, share, kind, seed):
@@ -43,12 +43,49 @@ def test_filtered_search_returns_the_best_allowed_rows_and_k_of_them(n, k, share
     np.testing.assert_allclose(scores[:, :expected], wanted, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["flat", "hnsw"])
+@settings(max_examples=40, deadline=None)
+@given(
+    n=st.integers(1, 60),
+    k=st.integers(1, 70),
+    share=st.one_of(st.none(), st.floats(0, 1)),
+    kind=st.sampled_from(["flat", "ivf"]),
+    longest=st.sampled_from([0, 3, 40]),
+    overfetch=st.sampled_from([1_000, 5]),
+    seed=st.integers(0, 2**16),
+)
+def test_what_a_query_hides_is_replaced_by_the_next_best(
+    n, k, share, kind, longest, overfetch, seed
+):
+    rng = np.random.default_rng(seed)
+    vectors, queries = unit_vectors(n, 8, seed), unit_vectors(3, 8, seed + 1)
+    allowed = None if share is None else rng.random(n) < share
+    hidden = [rng.integers(n, size=rng.integers(longest + 1)) for _ in queries]
+    spec = IndexSpec(kind=kind, n_lists=1)  # one list: nothing is approximate
+    index = VectorIndex.build(vectors, spec, device="cpu")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("feature_store.vectors.index.MAX_OVERFETCH", overfetch)
+        scores, rows = index.search(queries, k, allowed=allowed, hidden=hidden)
+
+    for query, unwanted in enumerate(hidden):
+        open_to_it = np.ones(n, bool) if allowed is None else allowed.copy()
+        open_to_it[unwanted] = False
+        expected = min(k, int(open_to_it.sum()))
+        found = rows[query][rows[query] >= 0]
+        assert len(found) == expected
+        assert open_to_it[found].all()
+        wanted = search_reference(vectors, queries[query : query + 1], expected, open_to_it)[0]
+        np.testing.assert_allclose(scores[query, :expected], wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf", "ivfpq"])
 def test_a_saved_index_answers_as_before(tmp_path: Path, kind: str):
     vectors, queries = unit_vectors(500, 16, 0), unit_vectors(5, 16, 1)
     index = VectorIndex.build(vectors, IndexSpec(kind=kind), device="cpu")
+    index.set_effort(17, 3)
     index.save(tmp_path / "index.faiss")
-    loaded = VectorIndex.load(tmp_path / "index.faiss", device="cpu")
+    loaded = VectorIndex.load(tmp_path / "index.faiss", matrix=vectors, device="cpu")
+    assert loaded.effort == index.effort
     assert (len(loaded), loaded.dimension, loaded.kind) == (500, 16, kind)
     for before, after in zip(index.search(queries, 10), loaded.search(queries, 10), strict=True):
         np.testing.assert_array_equal(before, after)
@@ -62,9 +99,15 @@ def test_hnsw_finds_nearly_all_of_the_exact_top_on_normalised_vectors():
     assert recall > 0.95
 
 
-def test_large_catalogues_get_a_graph():
-    assert IndexSpec().resolve(1_000).kind == "flat"
-    assert IndexSpec().resolve(1_000_000).kind == "hnsw"
+def test_the_kind_grows_with_the_catalogue():
+    kinds = [IndexSpec().resolve(n).kind for n in (1_000, 100_000, 1_000_000)]
+    assert kinds == ["flat", "hnsw", "ivfpq"]
+
+
+def test_a_matrix_of_another_index_is_refused(tmp_path: Path):
+    VectorIndex.build(unit_vectors(10, 4, 0), IndexSpec(), device="cpu").save(tmp_path / "i")
+    with pytest.raises(ValueError, match="10 vectors of 4"):
+        VectorIndex.load(tmp_path / "i", matrix=unit_vectors(9, 4, 0), device="cpu")
 
 
 def test_wrong_shapes_are_named():
