@@ -24,6 +24,7 @@ EXACT_NUMBERS = 2_500_000
 # A query that hides more rows than this is searched with a filter of its own.
 MAX_OVERFETCH = 1_000
 TRAINING_VECTORS_PER_LIST = 64
+PQ_CENTROIDS = 16  # of a 4-bit code
 
 
 class VectorIndex:
@@ -342,7 +343,11 @@ def _train(index: Any, vectors: FloatArray, seed: int) -> None:
     n = min(len(vectors), max(TRAINING_VECTORS_PER_LIST * lists.nlist, 1_000))
     lists.cp.max_points_per_centroid = TRAINING_VECTORS_PER_LIST
     lists.cp.min_points_per_centroid = 1
-    index.train(vectors[np.random.default_rng(seed).permutation(len(vectors))[:n]])
+    sample = vectors[np.random.default_rng(seed).permutation(len(vectors))[:n]]
+    if hasattr(lists, "pq"):
+        lists.pq.cp.min_points_per_centroid = 1
+        sample = np.resize(sample, (max(n, PQ_CENTROIDS), sample.shape[1]))  # repeats a few rows
+    index.train(sample)
 
 
 def _kind(index: Any) -> Kind:
