@@ -369,7 +369,8 @@ def _effort(index: Any, kind: Kind) -> tuple[int, float]:
 
 def _lists(index: Any) -> Any:
     """The inverted file inside an index."""
-    return load_faiss().extract_index_ivf(index)
+    faiss = load_faiss()
+    return faiss.downcast_index(faiss.extract_index_ivf(index))
 
 
 def _pad(scores: FloatArray, rows: IntArray, k: int) -> tuple[FloatArray, IntArray]:
