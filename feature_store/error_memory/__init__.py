@@ -1,0 +1,28 @@
+"""What the deployed model got wrong lately, and how the next prediction is corrected by it.
+
+A model's prediction comes with a key, its own hidden representation of the case. When the outcome
+is known, (key, label, prediction) is an entry. A read finds entries near a key, lets several
+experts estimate what the outcome will be, and mixes them with the model's own prediction by what
+each was worth lately. No gradient, no round trip.
+
+Enter at `memory.py` (`ErrorMemory`: read, write) with a `policy.py`. Underneath: `neighbours.py`
+(entries one by one), `sketches.py` (sums per bucket), `hashing.py`, `mixture.py`. `reference.py`
+says the same slowly.
+"""
+
+from feature_store.error_memory.batch import ErrorBatch
+from feature_store.error_memory.memory import ErrorMemory
+from feature_store.error_memory.policy import Kernel, MemoryPolicy, Sketch, named_policy
+from feature_store.error_memory.reading import KeySpace, MemoryStats, Reading
+
+__all__ = [
+    "ErrorBatch",
+    "ErrorMemory",
+    "Kernel",
+    "KeySpace",
+    "MemoryPolicy",
+    "MemoryStats",
+    "Reading",
+    "Sketch",
+    "named_policy",
+]
