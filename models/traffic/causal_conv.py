@@ -46,4 +46,4 @@ def conv_step(x: Tensor, weight: Tensor, bias: Tensor, *, state: Tensor) -> tupl
         x: (P, E); state: (P, K-1, E); returns: (P, E), (P, K-1, E)
     """
     window = torch.cat([state, x[:, None]], dim=1)  # (P, K, E)
-    return functional.silu(torch.einsum("pke,ek->pe", window, weight) + bias), window[:, 1:]
+    return functional.silu((window * weight.T).sum(1) + bias), window[:, 1:]

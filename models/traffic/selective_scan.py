@@ -10,14 +10,15 @@ Where `reset` is set at t, h_{t-1} counts as zero: many short flows then share o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, overload
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.traffic import cpu
-from models.traffic.cpu.scan import fused_scan
+from models.traffic import cpu, cuda
+from models.traffic.cpu.scan import fused_scan as cpu_scan
 
 CHUNK = 16  # steps of one associative scan: 4 doublings, and 16 states held at a time
 
@@ -64,12 +65,21 @@ def selective_scan(
         u, delta, z: (P, L, E); A: (E, N), negative; B, C: (P, L, N); D, delta_bias: (E,)
         h0 and last state: (P, N, E); reset: (P, L) bool; returns: (P, L, E)
     """
-    scan = fused_scan if cpu.supports(u) else scan_chunked
-    y, last = scan(
+    y, last = _fastest(u)(
         u, delta, A, B, C, D, z, delta_bias=delta_bias, delta_softplus=delta_softplus, h0=h0,
         reset=reset,
     )  # fmt: skip
     return (y, last) if return_last_state else y
+
+
+def _fastest(u: Tensor) -> Callable[..., tuple[Tensor, Tensor]]:
+    if cpu.supports(u):
+        return cpu_scan
+    if cuda.supports(u):
+        from models.traffic.cuda.scan import fused_scan as cuda_scan  # imports Triton
+
+        return cuda_scan
+    return scan_chunked
 
 
 def scan_chunked(
@@ -154,6 +164,12 @@ def scan_step(
     Shapes:
         u, delta, z: (P, E); B, C: (P, N); state: (P, N, E); returns: (P, E), (P, N, E)
     """
+    if cpu.supports(u[:, None]):
+        y, state = cpu_scan(
+            u[:, None], delta[:, None], A, B[:, None], C[:, None], D, z[:, None],
+            delta_bias=delta_bias, h0=state,
+        )  # fmt: skip
+        return y[:, 0], state
     dt = discretise(delta, delta_bias, softplus=True)
     state = torch.exp(dt[:, None] * A.T) * state + B[:, :, None] * (dt * u)[:, None]
     y = torch.einsum("pne,pn->pe", state, C) + D * u

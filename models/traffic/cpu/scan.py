@@ -21,6 +21,7 @@ from models.traffic.cpu.vector import (
     LANES,
     LN_2,
     LOG2_E,
+    broadcast,
     exp2,
     fma,
     load,
@@ -147,19 +148,19 @@ def forward_kernel(
         width = min(FORWARD_WIDTH, high - left)
         for n in range(states):
             for c in range(0, width, LANES):
-                store(rate, n * FORWARD_WIDTH + c, load(rates, n * channels + left + c))
+                store(rate, c * states + n * LANES, load(rates, n * channels + left + c))
         for p in range(begin, end):
             own = p * states * channels + left
             for n in range(states):
                 for c in range(0, width, LANES):
-                    store(h, n * FORWARD_WIDTH + c, load(state, own + n * channels + c))
+                    store(h, c * states + n * LANES, load(state, own + n * channels + c))
             for t in range(length):
                 row = p * length + t
                 if marks.size > 0 and t % MARK == 0:
                     mark = (p * ((length + MARK - 1) // MARK) + t // MARK) * states * channels
                     for n in range(states):
                         for c in range(0, width, LANES):
-                            value = load(h, n * FORWARD_WIDTH + c)
+                            value = load(h, c * states + n * LANES)
                             store(marks, mark + n * channels + left + c, value)
                 if starts.size > 0 and starts[row] != 0:
                     for i in range(0, states * FORWARD_WIDTH, LANES):
@@ -173,18 +174,18 @@ def forward_kernel(
                     written = dt * x
                     out = load(D, left + c) * x
                     for n in range(states):
-                        i = n * FORWARD_WIDTH + c
+                        i = c * states + n * LANES
                         decay = exp2(dt * load(rate, i))
-                        new = fma(decay, load(h, i), written * splat(B[row * states + n]))
+                        new = fma(decay, load(h, i), written * broadcast(B, row * states + n))
                         store(h, i, new)
-                        out = fma(new, splat(C[row * states + n]), out)
+                        out = fma(new, broadcast(C, row * states + n), out)
                     if z.size > 0:
                         gate = load(z, at)
                         out = out * gate * sigmoid(gate)
                     store(y, at, out)
             for n in range(states):
                 for c in range(0, width, LANES):
-                    store(state, own + n * channels + c, load(h, n * FORWARD_WIDTH + c))
+                    store(state, own + n * channels + c, load(h, c * states + n * LANES))
 
 
 @compiled
@@ -218,20 +219,20 @@ def backward_kernel(
         width = min(BACKWARD_WIDTH, high - left)
         for n in range(states):
             for c in range(0, width, LANES):
-                store(rate, n * BACKWARD_WIDTH + c, load(rates, n * channels + left + c))
-                store(drate, n * BACKWARD_WIDTH + c, zero)
+                store(rate, c * states + n * LANES, load(rates, n * channels + left + c))
+                store(drate, c * states + n * LANES, zero)
         for p in range(begin, end):
             own = p * states * channels + left
             for n in range(states):
                 for c in range(0, width, LANES):
-                    store(carry, n * BACKWARD_WIDTH + c, load(dstate, own + n * channels + c))
+                    store(carry, c * states + n * LANES, load(dstate, own + n * channels + c))
             for chunk in range(chunks - 1, -1, -1):
                 first = chunk * MARK
                 size = min(MARK, length - first)
                 mark = (p * chunks + chunk) * states * channels + left
                 for n in range(states):
                     for c in range(0, width, LANES):
-                        store(h, n * BACKWARD_WIDTH + c, load(marks, mark + n * channels + c))
+                        store(h, c * states + n * LANES, load(marks, mark + n * channels + c))
                 for k in range(size):
                     row = p * length + first + k
                     fresh = starts.size > 0 and starts[row] != 0
@@ -245,14 +246,14 @@ def backward_kernel(
                         written = dt * x
                         out = load(D, left + c) * x
                         for n in range(states):
-                            i = k * block + n * BACKWARD_WIDTH + c
-                            decay = exp2(dt * load(rate, n * BACKWARD_WIDTH + c))
+                            i = k * block + c * states + n * LANES
+                            decay = exp2(dt * load(rate, c * states + n * LANES))
                             if fresh:
                                 decay = zero
                             store(decays, i, decay)
-                            new = fma(decay, load(h, i), written * splat(B[row * states + n]))
+                            new = fma(decay, load(h, i), written * broadcast(B, row * states + n))
                             store(h, i + block, new)
-                            out = fma(new, splat(C[row * states + n]), out)
+                            out = fma(new, broadcast(C, row * states + n), out)
                         store(outs, k * BACKWARD_WIDTH + c, out)
                 for k in range(size - 1, -1, -1):
                     row = p * length + first + k
@@ -271,10 +272,10 @@ def backward_kernel(
                         store(through_decay, c, zero)
                         store(through_input, c, zero)
                     for n in range(states):
-                        b, c_ = splat(B[row * states + n]), splat(C[row * states + n])
+                        b, c_ = broadcast(B, row * states + n), broadcast(C, row * states + n)
                         of_b, of_c = zero, zero
                         for c in range(0, width, LANES):
-                            j = n * BACKWARD_WIDTH + c
+                            j = c * states + n * LANES
                             i = k * block + j
                             gradient = load(dout, c)
                             dt = load(steps, k * BACKWARD_WIDTH + c)
@@ -309,8 +310,8 @@ def backward_kernel(
                         store(dvectors, here, load(dvectors, here) + of_dt)
             for n in range(states):
                 for c in range(0, width, LANES):
-                    store(dstate, own + n * channels + c, load(carry, n * BACKWARD_WIDTH + c))
+                    store(dstate, own + n * channels + c, load(carry, c * states + n * LANES))
         for n in range(states):
             for c in range(0, width, LANES):
                 # A's: the rates' gradient times log2 e, and Δ ln 2 is what it was taken with.
-                store(dA, n * channels + left + c, load(drate, n * BACKWARD_WIDTH + c))
+                store(dA, n * channels + left + c, load(drate, c * states + n * LANES))

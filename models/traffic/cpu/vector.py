@@ -57,6 +57,12 @@ def _pointer(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> A
     return builder.bitcast(builder.gep(data, [index]), IR_VECTOR.as_pointer())
 
 
+def _in_every_lane(builder: Any, number: Any) -> Any:
+    undefined = ir.Constant(IR_VECTOR, ir.Undefined)
+    one = builder.insert_element(undefined, number, ir.Constant(IR_INT, 0))
+    return builder.shuffle_vector(one, undefined, ir.Constant(IR_INTS, [0] * LANES))
+
+
 @instruction
 def load(typing: Any, array: Any, index: Any) -> Any:
     """`array[index : index + 16]` of a flat float32 array; nothing checks the bounds."""
@@ -80,15 +86,22 @@ def store(typing: Any, array: Any, index: Any, value: Any) -> Any:
 
 
 @instruction
+def broadcast(typing: Any, array: Any, index: Any) -> Any:
+    """`array[index]` in every lane; nothing checks the bounds."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        return _in_every_lane(builder, builder.load(builder.gep(data, [arguments[1]])))
+
+    return VECTOR(array, types.intp), generate
+
+
+@instruction
 def splat(typing: Any, value: Any) -> Any:
     """The same number in every lane."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        zero = ir.Constant(IR_INT, 0)
-        one = builder.insert_element(ir.Constant(IR_VECTOR, ir.Undefined), arguments[0], zero)
-        return builder.shuffle_vector(
-            one, ir.Constant(IR_VECTOR, ir.Undefined), ir.Constant(IR_INTS, [0] * LANES)
-        )
+        return _in_every_lane(builder, arguments[0])
 
     return VECTOR(types.float32), generate
 
