@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from rich.markdown import Markdown
 
 from errata import __version__
 from errata.cli.data import read_dataset
@@ -17,10 +18,24 @@ from feature_store.editions.recommender import MODEL_NAME
 from feature_store.interactions.dataset import Dataset
 from feature_store.offline import FeedbackLog
 from feature_store.registry import Registry
+from feature_store.traffic.features import Tier
+
+if TYPE_CHECKING:
+    from pipelines.traffic.config import TrafficConfig
+
+TRAFFIC = "traffic"
 
 Data = Annotated[
     Path,
     typer.Option("--data", help="Imported tables, or any format that `errata import` reads."),
+]
+Captures = Annotated[
+    Path,
+    typer.Option("--data", help="A folder of captures (pcap, pcapng, gzipped or not)."),
+]
+Labels = Annotated[
+    Path | None,
+    typer.Option("--labels", help="CSV of labels.", exists=True, dir_okay=False),
 ]
 Ablate = Annotated[
     Literal["towers_only", "no_balanced_sampler", "users_in_graph"] | None,
@@ -136,6 +151,104 @@ def register(app: typer.Typer) -> None:
                 write_html(report / f"{each}.html", evaluations, title=f"Recommender, {each}")
         if json:
             print_json(found)
+
+    @training.command("traffic")
+    def train_traffic(
+        data: Captures,
+        config: ConfigFile = None,
+        overrides: Overrides = None,
+        labels: Labels = None,
+        promote: Annotated[
+            bool, typer.Option("--promote", help="Make the new version champion.")
+        ] = False,
+        json: Json = False,
+    ) -> None:
+        """Train the traffic classifier, compare it with baselines, publish a version.
+
+        Labels are, in this order: --labels, or labels.csv in the folder (columns mac,label or
+        src,src_port,dst,dst_port,protocol,label and optional begin,end,capture); a *mac*.txt with
+        the device's address in each class folder; the class folders themselves; the names of
+        captures that lie side by side (chat_1.pcap, chat_2.pcap). A run that was killed goes on
+        where it stopped when the same command is given again.
+
+            errata train traffic --data captures/ --promote
+        """
+        from pipelines.progress import Terminal
+        from pipelines.traffic.pipeline import run
+
+        settings = Settings()
+        registry = Registry(settings.registry, cache=settings.home / "cache" / "registry")
+        done = run(
+            data,
+            _traffic_config(config, overrides, labels),
+            registry=registry,
+            runs_directory=settings.home / "runs",
+            code_version=__version__,
+            reporter=Terminal(),
+        )
+        version = done.manifest.version
+        if promote:
+            registry.promote(TRAFFIC, version, alias="champion")
+        if json:
+            print_json({"version": version, "promoted": promote, **done.evaluation.to_json()})
+            return
+        out.print(Markdown(done.card))
+        out.print(f"published {version}", highlight=False)
+        if not promote:
+            err.print(
+                f"use it with:  errata registry promote {version} --model {TRAFFIC}",
+                highlight=False,
+                soft_wrap=True,
+            )
+
+    @evaluation.command("traffic")
+    def evaluate_traffic(
+        data: Captures,
+        protocol: Annotated[
+            Literal["honest"],
+            typer.Option(help="Split by recording and time; every tier beside every baseline."),
+        ] = "honest",
+        seeds: Annotated[int, typer.Option(min=1, help="Trainings, each with another seed.")] = 1,
+        tier: Annotated[
+            list[Tier] | None,
+            typer.Option("--tier", help="Tiers to train at; repeat it. T0 and T1 by default."),
+        ] = None,
+        config: ConfigFile = None,
+        overrides: Overrides = None,
+        labels: Labels = None,
+        card: Annotated[Path | None, typer.Option(help="Write the card to this file.")] = None,
+        json: Json = False,
+    ) -> None:
+        """Measure the classifier as strictly as the field's critics ask; nothing is published.
+
+        errata evaluate traffic --data captures/ --seeds 5
+        """
+        del protocol  # there is one, and it must be possible to name it
+        from pipelines.progress import Terminal
+        from pipelines.traffic.pipeline import measure
+
+        found = measure(
+            data,
+            _traffic_config(config, overrides, labels),
+            seeds=seeds,
+            tiers=tuple(tier or (Tier.T0, Tier.T1)),
+            reporter=Terminal(),
+        )
+        if card is not None:
+            card.write_text(found.card)
+        if json:
+            print_json({"seeds": [each.to_json() for each in found.evaluations]})
+            return
+        out.print(Markdown(found.card))
+
+
+def _traffic_config(
+    config: Path | None, overrides: list[str] | None, labels: Path | None
+) -> TrafficConfig:
+    from pipelines.traffic.config import TrafficConfig
+
+    chosen = TrafficConfig.load(config, parse_overrides(overrides))
+    return chosen if labels is None else chosen.changed(**{"labels.table": labels})
 
 
 def _read(data: Path, settings: Settings, max_reject_share: float) -> Dataset:

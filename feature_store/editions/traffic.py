@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -123,6 +123,11 @@ class TrafficEdition:
             return pooled(log_network, log_network, self.decision)
         table, _ = feature_table(flows, self.tier)
         return pooled(log_network, tree_log_probability(self.forest, table), self.decision)
+
+    def with_network_weight(self, weight: float) -> TrafficEdition:
+        """The same edition with another balance of its two parts."""
+        decision = self.decision.model_copy(update={"network_weight": weight})
+        return replace(self, decision=decision)
 
     def names(self, probability: FloatArray) -> list[str]:
         """The class of each row, `unknown` where the confidence is below the threshold."""

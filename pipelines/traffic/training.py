@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -124,7 +124,7 @@ def train(
         )
     undecided = TrafficEdition(classes, config.tier, network, tree, Decision())
     decision = decide(undecided, parts.validation, config.decision)
-    return TrafficEdition(classes, config.tier, network, tree, decision)
+    return replace(undecided, decision=decision)
 
 
 def decide(edition: TrafficEdition, validation: LabelledPart, config: DecisionConfig) -> Decision:
@@ -169,7 +169,7 @@ def _early_exit(
     edition: TrafficEdition, decision: Decision, validation: LabelledPart, agreement: float
 ) -> float:
     """The least confidence at which a running flow's first sure verdict is its last one's."""
-    decided = TrafficEdition(edition.classes, edition.tier, edition.network, edition.tree, decision)
+    decided = replace(edition, decision=decision)
     flows = validation.flows
     final = decided.classify(flows).probability.argmax(axis=1)
     kept = flows.flow["kept"]
