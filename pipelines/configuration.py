@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipelines.setting_errors import explain
 
 
 class Section(BaseModel):
@@ -23,7 +25,8 @@ class PipelineConfig(Section):
         """Read YAML and apply dotted overrides such as `{"network.epochs": 3}`.
 
         Raises:
-            ValueError: not YAML, an unknown setting, or a value out of range.
+            ValueError: not YAML, an unknown setting, or a value out of range; the message says
+                which settings there are.
         """
         tree: dict[str, Any] = {}
         if path is not None:
@@ -34,7 +37,10 @@ class PipelineConfig(Section):
             if loaded is not None and not isinstance(loaded, dict):
                 raise ValueError(f"{path} holds no settings but a {type(loaded).__name__}")
             tree = loaded or {}
-        return cls.model_validate(_with(tree, overrides or {}))
+        try:
+            return cls.model_validate(_with(tree, overrides or {}))
+        except ValidationError as error:
+            raise ValueError(explain(error, cls)) from error
 
     def changed(self, **changes: Any) -> Self:
         """A copy with dotted settings changed: `changed(**{"network.epochs": 3})`."""

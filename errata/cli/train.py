@@ -178,14 +178,17 @@ def register(app: typer.Typer) -> None:
 
         settings = Settings()
         registry = Registry(settings.registry, cache=settings.home / "cache" / "registry")
-        done = run(
-            data,
-            _traffic_config(config, overrides, labels),
-            registry=registry,
-            runs_directory=settings.home / "runs",
-            code_version=__version__,
-            reporter=Terminal(),
-        )
+        with ends_promptly(
+            "interrupted: nothing is published; the same command goes on after the last epoch"
+        ):
+            done = run(
+                data,
+                _traffic_config(config, overrides, labels),
+                registry=registry,
+                runs_directory=settings.home / "runs",
+                code_version=__version__,
+                reporter=Terminal(),
+            )
         version = done.manifest.version
         if promote:
             registry.promote(TRAFFIC, version, alias="champion")
@@ -227,13 +230,14 @@ def register(app: typer.Typer) -> None:
         from pipelines.progress import Terminal
         from pipelines.traffic.pipeline import measure
 
-        found = measure(
-            data,
-            _traffic_config(config, overrides, labels),
-            seeds=seeds,
-            tiers=tuple(tier or (Tier.T0, Tier.T1)),
-            reporter=Terminal(),
-        )
+        with ends_promptly("interrupted"):
+            found = measure(
+                data,
+                _traffic_config(config, overrides, labels),
+                seeds=seeds,
+                tiers=tuple(tier or (Tier.T0, Tier.T1)),
+                reporter=Terminal(),
+            )
         if card is not None:
             card.write_text(found.card)
         if json:

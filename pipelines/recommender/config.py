@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, Field
 
 from feature_store.interactions.history import HistoryPolicy
 from feature_store.vectors import IndexSpec
-from pipelines.setting_errors import explain
+from pipelines.configuration import PipelineConfig, Section
 
 
-class _Config(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class SplitConfig(_Config):
+class SplitConfig(Section):
     """How the evaluation holds out.
 
     Attributes:
@@ -31,7 +25,7 @@ class SplitConfig(_Config):
     test_share: float = Field(0.1, gt=0, lt=1)
 
 
-class GraphConfig(_Config):
+class GraphConfig(Section):
     """The item graph.
 
     Attributes:
@@ -57,7 +51,7 @@ class GraphConfig(_Config):
     item_types: tuple[str, ...] | None = None
 
 
-class GraphNetworkConfig(_Config):
+class GraphNetworkConfig(Section):
     """The graph network (HGNN) and its link training.
 
     Attributes:
@@ -83,7 +77,7 @@ class GraphNetworkConfig(_Config):
     users_in_graph: bool = False
 
 
-class TowerConfig(_Config):
+class TowerConfig(Section):
     """The two towers.
 
     Attributes:
@@ -126,7 +120,7 @@ class TowerConfig(_Config):
     user_weight: float = Field(0.5, ge=0, le=1)
 
 
-class LinearConfig(_Config):
+class LinearConfig(Section):
     """The closed-form tail of the vectors; see `linear_block.py`.
 
     Attributes:
@@ -153,7 +147,7 @@ Baseline = Annotated[
 ]
 
 
-class EvaluationConfig(_Config):
+class EvaluationConfig(Section):
     """What is measured, and against what."""
 
     cutoffs: tuple[Annotated[int, Field(ge=1)], ...] = Field((10, 20), min_length=1)
@@ -163,7 +157,7 @@ class EvaluationConfig(_Config):
 Ablation = Literal["towers_only", "no_balanced_sampler", "users_in_graph"]
 
 
-class RecommenderConfig(_Config):
+class RecommenderConfig(PipelineConfig):
     """Everything that `errata train recommender` can be told."""
 
     seed: int = 0
@@ -176,47 +170,6 @@ class RecommenderConfig(_Config):
     linear: LinearConfig = LinearConfig()
     index: IndexSpec = IndexSpec()
     evaluation: EvaluationConfig = EvaluationConfig()
-
-    @classmethod
-    def load(cls, path: Path | None, overrides: dict[str, Any] | None = None) -> Self:
-        """Read YAML and apply dotted overrides such as `{"towers.epochs": 3}`.
-
-        Raises:
-            ValueError: not YAML, an unknown setting, or a value out of range; the message says
-                which settings there are.
-        """
-        tree: dict[str, Any] = {}
-        if path is not None:
-            try:
-                loaded = yaml.safe_load(path.read_text())
-            except yaml.YAMLError as error:
-                raise ValueError(f"{path} is no YAML: {error}") from error
-            if loaded is not None and not isinstance(loaded, dict):
-                raise ValueError(f"{path} holds no settings but a {type(loaded).__name__}")
-            tree = loaded or {}
-        for name, value in (overrides or {}).items():
-            branch = tree
-            *parents, leaf = name.split(".")
-            for parent in parents:
-                if not isinstance(branch.get(parent), dict):
-                    branch[parent] = {}
-                branch = branch[parent]
-            branch[leaf] = value
-        try:
-            return cls.model_validate(tree)
-        except ValidationError as error:
-            raise ValueError(explain(error, cls)) from error
-
-    def changed(self, **changes: Any) -> Self:
-        """A copy with dotted settings changed: `changed(**{"towers.epochs": 3})`."""
-        tree = self.model_dump()
-        for name, value in changes.items():
-            branch = tree
-            *parents, leaf = name.split(".")
-            for parent in parents:
-                branch = branch[parent]
-            branch[leaf] = value
-        return type(self).model_validate(tree)
 
     def ablated(self, ablation: Ablation) -> Self:
         """The configuration without one part, or with users in the graph."""

@@ -137,9 +137,9 @@ def decide(edition: TrafficEdition, validation: LabelledPart, config: DecisionCo
         return Decision()
     log_network = log_softmax(edition.read_network(validation.flows)[0])
     log_tree, weights = log_network, (1.0,)
-    if edition.tree is not None:
+    if edition.forest is not None:
         log_tree = tree_log_probability(
-            edition.tree, feature_table(validation.flows, edition.tier)[0]
+            edition.forest, feature_table(validation.flows, edition.tier)[0]
         )
         weights = NETWORK_WEIGHTS
     rows = np.arange(len(validation.label))
