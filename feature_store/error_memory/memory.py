@@ -189,6 +189,11 @@ class ErrorMemory:
                 )
                 self._sequence += len(weights)
 
+    def advance(self, number: int) -> None:
+        """The next entry's number is `number`: what was left out makes the others older."""
+        with self._lock:
+            self._sequence = max(self._sequence, number)
+
     def stats(self) -> MemoryStats:
         """See `MemoryStats`."""
         with self._lock:

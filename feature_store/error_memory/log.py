@@ -1,0 +1,174 @@
+"""The truth: an append-only, capped stream of entries per model version in Redis.
+
+    errata:TENANT:memory:{MODEL:VERSION}           entries; a message is a batch
+    errata:TENANT:memory:{MODEL:VERSION}:control   tombstones, switches, policies: JSON, kept whole
+    errata:TENANT:memory:{MODEL:VERSION}:seen:N    feedback ids of period N
+
+A message's id counts the entries of the version up to its end, so every replica numbers the
+entries alike, whenever it started, and the cap is exact to a message. The braces put all keys of a version into one slot of a cluster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import redis
+
+from feature_store.error_memory.batch import ErrorBatch
+from feature_store.error_memory.hashing import source_id
+from feature_store.error_memory.wire import pack, unpack
+
+CAP = 2**20
+SEEN_PERIOD_S = 3 * 86_400
+_FETCHED = 512
+
+# One round trip, atomic: an id counts once, the rest becomes one message, the stream stays capped.
+_APPEND = """
+local header, size, cap, period = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local records, ids = ARGV[5], ARGV[6]
+local now = tonumber(redis.call('TIME')[1])
+local current = KEYS[1] .. ':seen:' .. math.floor(now / period)
+local before = KEYS[1] .. ':seen:' .. (math.floor(now / period) - 1)
+local parts, n, total = {header}, 0, #records / size
+for i = 0, total - 1 do
+  local id = string.sub(ids, i * 8 + 1, i * 8 + 8)
+  if id == '\\0\\0\\0\\0\\0\\0\\0\\0' or
+      (redis.call('SISMEMBER', before, id) == 0 and redis.call('SADD', current, id) == 1) then
+    n = n + 1
+    parts[n + 1] = string.sub(records, i * size + 1, (i + 1) * size)
+  end
+end
+if n == 0 then return {0, 0} end
+redis.call('EXPIRE', current, 2 * period)
+local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
+local number = n
+if #last > 0 then number = number + tonumber(string.match(last[1][1], '^(%d+)')) end
+redis.call('XADD', KEYS[1], number .. '-0', 'b', table.concat(parts))
+if number > cap then redis.call('XTRIM', KEYS[1], 'MINID', (number - cap) .. '-0') end
+return {n, number}
+"""
+
+
+@dataclass(frozen=True)
+class Appended:
+    """What became of a batch.
+
+    Attributes:
+        entries: how many were new; the others' feedback ids had been seen.
+        position: the stream's end behind them, 0 if none was new.
+    """
+
+    entries: int
+    position: int
+
+
+@dataclass(frozen=True)
+class Control:
+    """One decision about a memory.
+
+    Attributes:
+        kind: `forget` (entries of a source, or those written before a position), `on`, `off`, or
+            `policy`.
+        values: what it says, JSON.
+    """
+
+    kind: str
+    values: dict[str, Any]
+
+
+class MemoryLog:
+    """One version's stream. Every method is one round trip but the iterators, which page.
+
+    Raises `redis.RedisError` when the server is gone.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        *,
+        model: str,
+        version: str,
+        tenant: str = "default",
+        cap: int = CAP,
+    ) -> None:
+        """`cap`: entries kept."""
+        self._redis = client
+        self.model, self.version, self._cap = model, version, cap
+        self.key = f"errata:{tenant}:memory:{{{model}:{version}}}"
+        self._append = client.register_script(_APPEND)
+
+    def append(self, batch: ErrorBatch) -> Appended:
+        """Add the entries whose feedback ids are new; an id of 0 is always new."""
+        if not len(batch):
+            return Appended(0, 0)
+        header, records = pack(batch)
+        entries, position = self._append(
+            keys=[self.key],
+            args=[
+                header,
+                records.itemsize,
+                self._cap,
+                SEEN_PERIOD_S,
+                records.tobytes(),
+                batch.feedback_ids.astype("<u8").tobytes(),
+            ],
+        )
+        return Appended(int(entries), int(position))
+
+    def position(self) -> int:
+        """Entries ever written."""
+        last: Any = self._redis.xrevrange(self.key, count=1)
+        return _number(last[0][0]) if last else 0
+
+    def entries(self, *, after: int = 0) -> Iterator[tuple[int, ErrorBatch]]:
+        """What is kept behind position `after`, oldest first: (position behind it, batch)."""
+        while True:
+            messages: Any = self._redis.xrange(self.key, f"({after}-0", "+", count=_FETCHED)
+            for message_id, fields in messages:
+                after = _number(message_id)
+                yield after, unpack(fields[b"b"])
+            if len(messages) < _FETCHED:
+                return
+
+    def wait(
+        self, *, after: int, after_control: str, block_ms: int
+    ) -> tuple[list[tuple[int, ErrorBatch]], bool]:
+        """Entries behind `after`, and whether there is news behind `after_control`; waits up to
+        `block_ms` for either."""
+        found: Any = self._redis.xread(
+            {self.key: f"{after}-0", self._control: after_control}, count=_FETCHED, block=block_ms
+        )
+        streams = dict(found or [])
+        entries = [
+            (_number(message_id), unpack(fields[b"b"]))
+            for message_id, fields in streams.get(self.key.encode(), [])
+        ]
+        return entries, self._control.encode() in streams
+
+    def decide(self, kind: str, **values: Any) -> None:
+        """Write a decision that every replica follows."""
+        self._redis.xadd(self._control, {"kind": kind, "values": orjson.dumps(values)})
+
+    def controls(self) -> tuple[list[Control], str]:
+        """All decisions, oldest first, and the id of the last."""
+        messages: Any = self._redis.xrange(self._control)
+        controls = [
+            Control(fields[b"kind"].decode(), orjson.loads(fields[b"values"]))
+            for _, fields in messages
+        ]
+        return controls, messages[-1][0].decode() if messages else "0-0"
+
+    def forget_source(self, source: str) -> None:
+        """Cut out every entry of a source, in every replica, also those that come later."""
+        self.decide("forget", source=source, id=str(source_id(source)))
+
+    @property
+    def _control(self) -> str:
+        return f"{self.key}:control"
+
+
+def _number(message_id: bytes) -> int:
+    return int(message_id.split(b"-")[0])
