@@ -136,8 +136,9 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_rounded(each) for each in value]
     if isinstance(value, float | np.floating):
+        number = float(value)
         # An error of 1e-6 is not none.
-        return round(float(value), 5) if abs(value) > 1e-3 else float(f"{value:.3g}")
+        return round(number, 5) if abs(number) > 1e-3 else float(f"{number:.3g}")
     if isinstance(value, np.integer):
         return int(value)
     return value

@@ -98,12 +98,12 @@ def prepare(config: EncoderConfig, length: int, flows: int) -> tuple[TrafficEnco
 @torch.no_grad()
 def encode(encoder: TrafficEncoder, tokens: Tensor) -> None:
     """Forward alone."""
-    encoder(tokens)
+    encoder.flow(tokens)
 
 
 def learn(encoder: TrafficEncoder, tokens: Tensor) -> None:
     """Forward and backward; the gradients are dropped."""
-    loss = encoder(tokens).flow.square().mean()
+    loss = encoder.flow(tokens).square().mean()
     torch.autograd.grad(loss, list(encoder.parameters()))
 
 
@@ -180,7 +180,7 @@ def mixing(way: str) -> Iterator[None]:
 
 
 def _sequential_scan(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor,
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor | None,
     *, delta_bias: Tensor, reset: Tensor | None,
 ) -> Tensor:  # fmt: skip
     assert reset is None
@@ -192,10 +192,10 @@ def _sequential_scan(
         state = decays[:, t] * state + inputs[:, t]
         states.append(state)
     y = (torch.stack(states, dim=1) @ C[..., None])[..., 0] + D * u
-    return y * functional.silu(z)
+    return y if z is None else y * functional.silu(z)
 
 
-def _lean_scan(*tensors: Tensor, delta_bias: Tensor, reset: Tensor | None) -> Tensor:
+def _lean_scan(*tensors: Any, delta_bias: Tensor, reset: Tensor | None) -> Tensor:
     y, _ = scan_reference(*tensors, delta_bias=delta_bias, reset=reset)
     return y
 

@@ -50,7 +50,7 @@ class TrafficClassifier(nn.Module):
         tokens = self.embedding(flows)
         # What is behind the longest flow's end changes nothing: a batch of short flows is cheap.
         longest = int(tokens.counts.max()) if len(tokens.counts) else 0
-        hidden = self.encoder(tokens.values[:, :longest], tokens.counts).flow
+        hidden = self.encoder.flow(tokens.values[:, :longest], tokens.counts)
         return Classified(self.head(hidden), hidden)
 
     def initial_state(self, flows: int) -> EncoderState:

@@ -91,6 +91,22 @@ class TrafficEncoder(nn.Module):
         Shapes:
             tokens: (P, L, d_model); lengths: (P,) integers, 0 ≤ lengths ≤ L, L where left out
         """
+        x, ends = self._with_class_token(tokens, lengths)
+        for block in self.blocks:
+            x = block(x)
+        x = self.norm(x)
+        return Encoded(x[:, :-1], x[torch.arange(len(x), device=x.device), ends])
+
+    def flow(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """(P, d_model): `forward(tokens, lengths).flow`, without what only the tokens need."""
+        x, ends = self._with_class_token(tokens, lengths)
+        for block in self.blocks[:-1]:
+            x = block(x)
+        hidden: Tensor = self.norm(self.blocks[-1].only_at(x, ends))
+        return hidden
+
+    def _with_class_token(self, tokens: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The class token at each flow's end: (P, L + 1, d_model), and where, (P,) int64."""
         flows, length, _ = tokens.shape
         x = torch.cat([tokens, self.class_token.expand(flows, 1, -1)], dim=1)  # (P, L + 1, d)
         rows = torch.arange(flows, device=tokens.device)
@@ -98,10 +114,7 @@ class TrafficEncoder(nn.Module):
         if lengths is not None:
             place = torch.arange(length + 1, device=tokens.device)
             x = torch.where((place == ends[:, None])[..., None], self.class_token, x)
-        for block in self.blocks:
-            x = block(x)
-        x = self.norm(x)
-        return Encoded(x[:, :-1], x[rows, ends])
+        return x, ends
 
     def initial_state(self, flows: int) -> EncoderState:
         """The state before a flow's first token."""
@@ -142,6 +155,11 @@ class Block(nn.Module):
         """(P, L, d_model) → (P, L, d_model)."""
         return x + self._dropped(self.mixer(self.norm(x), reset))
 
+    def only_at(self, x: Tensor, place: Tensor) -> Tensor:
+        """(P, d_model): `forward(x)` at one place of each sequence."""
+        here = x[torch.arange(len(x), device=x.device), place]
+        return here + self._dropped(self.mixer.only_at(self.norm(x), place))
+
     def step(self, x: Tensor, state: MixerState) -> tuple[Tensor, MixerState]:
         """(P, d_model) → (P, d_model) and the new state."""
         mixed, state = self.mixer.step(self.norm(x), state)
@@ -151,5 +169,5 @@ class Block(nn.Module):
         """Leave out this block for some flows while training (arXiv 1603.09382)."""
         if not self.training or self.drop_path == 0:
             return x
-        kept = torch.rand(x.shape[0], 1, 1, device=x.device) >= self.drop_path
+        kept = torch.rand(len(x), *[1] * (x.dim() - 1), device=x.device) >= self.drop_path
         return x * kept / (1 - self.drop_path)

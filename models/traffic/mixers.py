@@ -57,6 +57,14 @@ class Mixer(nn.Module, ABC):
         """
 
     @abstractmethod
+    def only_at(self, x: Tensor, place: Tensor) -> Tensor:
+        """What `forward` gives at one place of each sequence, without what only others need.
+
+        Shapes:
+            x: (P, L, d_model); place: (P,) int64; returns: (P, d_model)
+        """
+
+    @abstractmethod
     def step(self, x: Tensor, state: MixerState) -> tuple[Tensor, MixerState]:
         """Mix the next token of each sequence.
 
@@ -93,13 +101,17 @@ class Mamba1Mixer(Mixer):
         """See the interface."""
         # Two products, so that the kernels need not copy halves of one.
         into_u, into_gate = self.enter.weight.chunk(2)
-        u, gate = functional.linear(x, into_u), functional.linear(x, into_gate)  # (P, L, E) each
-        u = causal_conv(u, self.conv_weight, self.conv_bias, reset=reset)
-        delta, B, C = self._selected(u)
-        y = selective_scan(
-            u, delta, -self.A_log.exp(), B, C, self.D, gate, delta_bias=self.step_bias, reset=reset
-        )
-        leave: Tensor = self.leave(y)
+        gate = functional.linear(x, into_gate)  # (P, L, E)
+        leave: Tensor = self.leave(self._scanned(functional.linear(x, into_u), gate, reset))
+        return leave
+
+    def only_at(self, x: Tensor, place: Tensor) -> Tensor:
+        """See the interface."""
+        rows = torch.arange(len(x), device=x.device)
+        into_u, into_gate = self.enter.weight.chunk(2)
+        y = self._scanned(functional.linear(x, into_u), None, None)[rows, place]  # (P, E)
+        gate = functional.silu(functional.linear(x[rows, place], into_gate))
+        leave: Tensor = self.leave(y * gate)
         return leave
 
     def step(self, x: Tensor, state: MixerState) -> tuple[Tensor, MixerState]:
@@ -118,6 +130,13 @@ class Mamba1Mixer(Mixer):
         return MixerState(
             self.D.new_zeros(sequences, self.taps - 1, self.d_inner),
             self.D.new_zeros(sequences, self.d_state, self.d_inner),
+        )
+
+    def _scanned(self, u: Tensor, gate: Tensor | None, reset: Tensor | None) -> Tensor:
+        u = causal_conv(u, self.conv_weight, self.conv_bias, reset=reset)
+        delta, B, C = self._selected(u)
+        return selective_scan(
+            u, delta, -self.A_log.exp(), B, C, self.D, gate, delta_bias=self.step_bias, reset=reset
         )
 
     def _selected(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -152,11 +171,14 @@ class Mamba2Mixer(Mixer):
 
     def forward(self, x: Tensor, reset: Tensor | None = None) -> Tensor:
         """See the interface."""
-        gate, mixed, delta = self._entered(x)
-        mixed = causal_conv(mixed, self.conv_weight, self.conv_bias, reset=reset)
-        heads, B, C = self._headed(mixed)
-        y, _ = ssd_scan(heads, self._step(delta), -self.A_log.exp(), B, C, self.D, reset=reset)
+        y, gate = self._scanned(x, reset)
         return self._left(y, gate)
+
+    def only_at(self, x: Tensor, place: Tensor) -> Tensor:
+        """See the interface."""
+        rows = torch.arange(len(x), device=x.device)
+        y, gate = self._scanned(x, None)
+        return self._left(y[rows, place], gate[rows, place])
 
     def step(self, x: Tensor, state: MixerState) -> tuple[Tensor, MixerState]:
         """See the interface."""
@@ -174,6 +196,13 @@ class Mamba2Mixer(Mixer):
             self.D.new_zeros(sequences, self.taps - 1, self.mixed),
             self.D.new_zeros(sequences, self.heads, self.d_state, self.d_head),
         )
+
+    def _scanned(self, x: Tensor, reset: Tensor | None) -> tuple[Tensor, Tensor]:
+        gate, mixed, delta = self._entered(x)
+        mixed = causal_conv(mixed, self.conv_weight, self.conv_bias, reset=reset)
+        heads, B, C = self._headed(mixed)
+        y, _ = ssd_scan(heads, self._step(delta), -self.A_log.exp(), B, C, self.D, reset=reset)
+        return y, gate
 
     def _entered(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         gate, mixed, delta = self.enter(x).split([self.d_inner, self.mixed, self.heads], dim=-1)

@@ -161,3 +161,19 @@ def test_flows_that_lack_what_is_read_are_refused(flows):
         embedding(flows([3]))
     with pytest.raises(ValueError, match="3 fields, 12 are read"):
         FlowEmbedding(EmbeddingConfig(packets=6, fields=12), d_model=8)(flows([3]))
+
+
+@pytest.mark.parametrize("mixer", list(MixerKind))
+@torch.no_grad()
+def test_the_flows_output_alone_is_the_one_beside_the_tokens(mixer):
+    encoder = classifier(mixer=mixer).encoder
+    tokens, lengths = torch.randn(3, 7, 16), torch.tensor([7, 2, 0])
+    for given in (None, lengths):
+        expected = encoder(tokens, given).flow
+        torch.testing.assert_close(encoder.flow(tokens, given), expected, atol=1e-6, rtol=0)
+
+
+def test_gradients_reach_every_parameter(flows):
+    model = classifier("both").train()
+    model(flows([6, 3])).logits.square().sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
