@@ -4,7 +4,7 @@ import pkgutil
 
 import benchmarks
 
-_PARTS = {"__main__", "harness", "ranking", "item_types", "serving"}
+_PARTS = {"__main__", "harness", "ranking", "item_types", "serving", "traffic_protocol"}
 
 for module in pkgutil.iter_modules(benchmarks.__path__):
     if module.name not in _PARTS:

@@ -110,6 +110,10 @@ class TrafficEdition:
         logits, hidden = self.read_network(flows)
         return Verdicts(self.decide(logits, flows), hidden)
 
+    def probability(self, flows: FlowBatch) -> FloatArray:
+        """(n, classes) float32: the calibrated probabilities of `classify` alone."""
+        return self.classify(flows).probability
+
     def read_network(
         self, flows: FlowBatch, *, batch_size: int = 1024
     ) -> tuple[FloatArray, FloatArray]:

@@ -8,7 +8,7 @@ packets; and how well classes that were never trained on are told apart.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,8 +33,8 @@ from pipelines.traffic.train_network import LabelledPart
 from pipelines.traffic.training import Parts, train
 
 FloatArray = NDArray[np.float32]
-PORTS = {(Header.TCP, "source port"), (Header.TCP, "destination port"),
-         (Header.UDP, "source port"), (Header.UDP, "destination port")}  # fmt: skip
+Classify = Callable[[FlowBatch], FloatArray]
+TCP_OPTIONS = 20  # the structure of options is kept; see `protect_headers`
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,22 @@ class Score:
 
     Attributes:
         ece: expected calibration error.
+        capture_vote: accuracy of one verdict per capture and class, by the flows' mean log
+            probability.
+        leak_drop: points of macro F1 that randomising every protected field costs at test time.
         gain_ci: 95 % paired bootstrap interval of ours - theirs in macro F1; None for ours.
+        auroc_unknown, fpr95_unknown: telling flows of classes left out of training; None where it
+            was not measured.
     """
 
     macro_f1: float
     accuracy: float
     ece: float
+    capture_vote: float
+    leak_drop: float
     gain_ci: tuple[float, float] | None = None
+    auroc_unknown: float | None = None
+    fpr95_unknown: float | None = None
 
 
 @dataclass(frozen=True)
@@ -59,8 +68,6 @@ class TrafficEvaluation:
     Attributes:
         scores: tier → model → score; ours is "errata", its parts "network" and "tree".
         by_packets: accuracy of verdicts after so many packets (all flows; short ones as they are).
-        leak_drop: points of macro F1 that randomising every protected field costs at test time.
-        auroc_unknown, fpr95_unknown: telling classes left out of training; None if not measured.
         class_f1: class → F1 of ours at the configured tier.
         confusion: (classes, classes) counts of ours at that tier; rows are the truth.
     """
@@ -69,12 +76,8 @@ class TrafficEvaluation:
     flows: int
     scores: dict[str, dict[str, Score]]
     by_packets: dict[int, float]
-    leak_drop: float
     class_f1: dict[str, float]
     confusion: list[list[int]]
-    auroc_unknown: float | None = None
-    fpr95_unknown: float | None = None
-    split: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
@@ -104,57 +107,49 @@ def evaluate(
     """
     reporter = reporter or Silent()
     classes, test = edition.classes, parts.test
-    rng = np.random.default_rng(seed)
-    verdicts = edition.classify(test.flows)
-    ours = verdicts.probability.argmax(axis=1)
-    scores: dict[str, dict[str, Score]] = {edition.tier.value: _own_scores(edition, test)}
+    probed = randomise_protected(test.flows, np.random.default_rng(seed))
+    ours = edition.classify(test.flows).probability.argmax(axis=1)
+
+    def scored(classify: Classify) -> Score:
+        probability = classify(test.flows)
+        found = score(test, probability, probability_probed=classify(probed))
+        if classify == edition.probability:
+            return found
+        interval = paired_interval(
+            test.label,
+            ours,
+            probability.argmax(axis=1),
+            classes=len(classes),
+            resamples=config.evaluation.resamples,
+            rng=np.random.default_rng(seed),
+        )
+        return replace(found, gain_ci=interval)
+
+    scores = {edition.tier.value: {name: scored(each) for name, each in _own(edition).items()}}
     for tier in tiers or ():
         if tier is not edition.tier:
             other = train(parts, classes, config.changed(tier=tier), seed=seed, reporter=reporter)
-            scores[tier.value] = _own_scores(other, test)
-    wanted = sorted({edition.tier, *baseline_tiers})
-    names = [
+            scores[tier.value] = {name: scored(each) for name, each in _own(other).items()}
+    wanted = [
         (tier, name)
-        for tier in wanted
+        for tier in sorted({edition.tier, *baseline_tiers})
         for name in config.evaluation.baselines
         if tier is edition.tier or name in ("random_forest", "lightgbm")
     ]
-    with reporter.bar("baselines", len(names)) as bar:
-        for tier, name in names:
-            baseline = train_baseline(
-                name,
-                parts.training,
-                parts.validation,
-                tier=tier,
-                classes=len(classes),
-                seed=seed,
-                threads=config.threads,
-            )
-            probability = baseline(test.flows)
-            interval = paired_interval(
-                test.label,
-                ours,
-                probability.argmax(axis=1),
-                classes=len(classes),
-                resamples=config.evaluation.resamples,
-                rng=rng,
-            )
-            scores.setdefault(tier.value, {})[name] = score(
-                test.label, probability, gain_ci=interval
-            )
+    with reporter.bar("baselines", len(wanted)) as bar:
+        for tier, name in wanted:
+            baseline = _baseline(name, parts, tier, classes, config, seed)
+            scores.setdefault(tier.value, {})[name] = scored(baseline)
             bar.advance(1, f"{name} {tier.value}")
-    unknown = _left_out(parts, classes, config, seed=seed, reporter=reporter)
+    _add_unknown(scores[edition.tier.value], parts, edition, config, seed, reporter)
     return TrafficEvaluation(
         classes=classes,
         flows=len(test.flows),
         scores=scores,
         by_packets={
-            packets: accuracy(
-                test.label, edition.classify(test.flows.cut(packets)).probability.argmax(axis=1)
-            )
+            packets: accuracy(test.label, edition.probability(test.flows.cut(packets)).argmax(1))
             for packets in config.evaluation.packets
         },
-        leak_drop=leak_drop(edition, test, seed=seed),
         class_f1=dict(
             zip(
                 classes,
@@ -163,45 +158,58 @@ def evaluate(
             )
         ),
         confusion=confusion_matrix(test.label, ours, classes=len(classes)).tolist(),
-        auroc_unknown=unknown and unknown[0],
-        fpr95_unknown=unknown and unknown[1],
     )
 
 
-def score(
-    label: NDArray[np.int64],
-    probability: FloatArray,
-    *,
-    gain_ci: tuple[float, float] | None = None,
-) -> Score:
-    """Macro F1, accuracy and calibration of probabilities (n, classes)."""
+def score(test: LabelledPart, probability: FloatArray, *, probability_probed: FloatArray) -> Score:
+    """What probabilities (n, classes) are worth, and those of the probed flows beside them."""
+    classes = probability.shape[1]
     found = probability.argmax(axis=1)
+    f1 = macro_f1(test.label, found, classes=classes)
     return Score(
-        macro_f1=macro_f1(label, found, classes=probability.shape[1]),
-        accuracy=accuracy(label, found),
-        ece=calibration_error(label, probability),
-        gain_ci=gain_ci,
+        macro_f1=f1,
+        accuracy=accuracy(test.label, found),
+        ece=calibration_error(test.label, probability),
+        capture_vote=capture_vote(test, probability),
+        leak_drop=100
+        * (f1 - macro_f1(test.label, probability_probed.argmax(axis=1), classes=classes)),
     )
 
 
-def _own_scores(edition: TrafficEdition, test: LabelledPart) -> dict[str, Score]:
+def capture_vote(test: LabelledPart, probability: FloatArray) -> float:
+    """Accuracy of one verdict on all flows of a class in a capture."""
+    keys = np.stack([test.capture.astype(np.int64), test.label], axis=1)
+    groups, rows = np.unique(keys, axis=0, return_inverse=True)
+    votes = np.zeros((len(groups), probability.shape[1]))
+    np.add.at(votes, rows.ravel(), np.log(np.maximum(probability, 1e-6)))
+    return accuracy(groups[:, 1], votes.argmax(axis=1))
+
+
+def _own(edition: TrafficEdition) -> dict[str, Classify]:
     """Ours, and each of its parts alone."""
-    found = {"errata": score(test.label, edition.classify(test.flows).probability)}
+    found: dict[str, Classify] = {"errata": edition.probability}
     if edition.tree is not None:
-        for name, weight in (("network", 1.0), ("tree", 0.0)):
-            alone = edition.with_network_weight(weight)
-            found[name] = score(test.label, alone.classify(test.flows).probability)
+        found["network"] = edition.with_network_weight(1.0).probability
+        found["tree"] = edition.with_network_weight(0.0).probability
     return found
 
 
-def leak_drop(edition: TrafficEdition, test: LabelledPart, *, seed: int) -> float:
-    """Macro F1 lost, in points, when every protected field of the test flows is random."""
-    before = edition.classify(test.flows).probability.argmax(axis=1)
-    probed = randomise_protected(test.flows, np.random.default_rng(seed))
-    after = edition.classify(probed).probability.argmax(axis=1)
-    classes = len(edition.classes)
-    return 100 * (
-        macro_f1(test.label, before, classes=classes) - macro_f1(test.label, after, classes=classes)
+def _baseline(
+    name: str,
+    parts: Parts,
+    tier: Tier,
+    classes: tuple[str, ...],
+    config: TrafficConfig,
+    seed: int,
+) -> Classify:
+    return train_baseline(
+        name,
+        parts.training,
+        parts.validation,
+        tier=tier,
+        classes=len(classes),
+        seed=seed,
+        threads=config.threads,
     )
 
 
@@ -211,20 +219,21 @@ def randomise_protected(flows: FlowBatch, rng: np.random.Generator) -> FlowBatch
     Rounded fields stay within their class; the kinds and lengths of TCP options stay.
     """
     raw = flows.raw.copy()
-    for field_ in PROTECTED:
-        if field_.rounded:
+    for protected in PROTECTED:
+        if protected.rounded:
             continue
         for place in range(raw.shape[1]):
-            begin = _header_begin(flows, place, field_.header)
+            begin = _header_begin(flows, place, protected.header)
             rows = np.flatnonzero(begin >= 0)
-            ends = flows.header_length[rows, place, 0 if field_.header <= Header.IPV6 else 1]
-            for offset in range(field_.offset, field_.offset + field_.length):
-                if field_.header is Header.TCP and offset >= 20:
-                    continue  # options: their structure is kept, see `protect_headers`
+            column = 0 if protected.header in (Header.IPV4, Header.IPV6) else 1
+            ends = flows.header_length[rows, place, column]
+            for offset in range(protected.offset, protected.offset + protected.length):
+                if protected.header is Header.TCP and offset >= TCP_OPTIONS:
+                    continue
                 at = begin[rows] + offset
                 inside = at < ends
                 chosen, columns = rows[inside], at[inside]
-                mask = field_.first_mask if offset == field_.offset else 0xFF
+                mask = protected.first_mask if offset == protected.offset else 0xFF
                 drawn = rng.integers(0, 256, len(chosen), dtype=np.uint8)
                 old = raw[chosen, place, columns]
                 raw[chosen, place, columns] = (old & (0xFF ^ mask)) | (drawn & mask)
@@ -254,32 +263,37 @@ def _header_begin(flows: FlowBatch, place: int, header: Header) -> NDArray[np.in
     return np.where(there & protocols[header](flows.flow["protocol"]), network, -1)
 
 
-def _left_out(
-    parts: Parts, classes: tuple[str, ...], config: TrafficConfig, *, seed: int, reporter: Reporter
-) -> tuple[float, float] | None:
-    """AUROC and FPR95 of telling left-out classes, from a training without them."""
+def _add_unknown(
+    scores: dict[str, Score],
+    parts: Parts,
+    edition: TrafficEdition,
+    config: TrafficConfig,
+    seed: int,
+    reporter: Reporter,
+) -> None:
+    """Complete scores with how well each model, trained without some classes, tells these."""
+    classes = edition.classes
     count = round(config.evaluation.left_out_share * len(classes))
     if count == 0 or len(classes) - count < 2:
-        return None
+        return
     left_out = np.random.default_rng(seed).choice(len(classes), count, replace=False)
     kept = np.setdiff1d(np.arange(len(classes)), left_out)
-    rows = np.full(len(classes), -1)
-    rows[kept] = np.arange(len(kept))
+    row_of = np.full(len(classes), -1)
+    row_of[kept] = np.arange(len(kept))
+    unknown = row_of[parts.test.label] < 0
 
     def without(part: LabelledPart) -> LabelledPart:
-        known = np.flatnonzero(rows[part.label] >= 0)
-        return LabelledPart(part.flows[known], rows[part.label[known]])
+        known = np.flatnonzero(row_of[part.label] >= 0)
+        return LabelledPart(part.flows[known], row_of[part.label[known]], part.capture[known])
 
-    fewer = Parts(
-        without(parts.training),
-        without(parts.validation),
-        without(parts.test),
-        without(parts.training).flows,
-    )
-    edition = train(
-        fewer, tuple(classes[row] for row in kept), config, seed=seed, reporter=reporter
-    )
-    doubt = -edition.classify(parts.test.flows).probability.max(axis=1).astype(np.float64)
-    is_unknown = rows[parts.test.label] < 0
-    found = unknown_detection(doubt[~is_unknown], doubt[is_unknown])
-    return found.auroc, found.fpr95
+    training = without(parts.training)
+    fewer = Parts(training, without(parts.validation), without(parts.test), training.flows)
+    names = tuple(classes[row] for row in kept)
+    blind = train(fewer, names, config.changed(tier=edition.tier), seed=seed, reporter=reporter)
+    models = _own(blind)
+    for name in config.evaluation.baselines:
+        models[name] = _baseline(name, fewer, edition.tier, names, config, seed)
+    for model, classify in models.items():
+        doubt = -classify(parts.test.flows).max(axis=1).astype(np.float64)
+        found = unknown_detection(doubt[~unknown], doubt[unknown])
+        scores[model] = replace(scores[model], auroc_unknown=found.auroc, fpr95_unknown=found.fpr95)

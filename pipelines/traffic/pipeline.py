@@ -181,7 +181,7 @@ def headline(found: TrafficEvaluation, tier: Tier) -> dict[str, Any]:
         "macro_f1": round(ours.macro_f1, 4),
         "accuracy": round(ours.accuracy, 4),
         "ece": round(ours.ece, 4),
-        "leak_drop": round(found.leak_drop, 2),
+        "leak_drop": round(ours.leak_drop, 2),
         "flows": found.flows,
         "baselines": {
             name: round(each.macro_f1, 4)

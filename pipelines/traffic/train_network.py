@@ -32,10 +32,19 @@ FINAL_RATE = 0.02
 
 @dataclass(frozen=True)
 class LabelledPart:
-    """Flows of one part of the split with their labels (n,) int."""
+    """Flows of one part of the split.
+
+    Shapes:
+        label: (n,), never negative; capture: (n,), which file each comes from
+    """
 
     flows: FlowBatch
     label: NDArray[np.int64]
+    capture: NDArray[np.int32]
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> LabelledPart:
+        """Some of the flows."""
+        return LabelledPart(self.flows[rows], self.label[rows], self.capture[rows])
 
 
 def embedding_config(config: NetworkConfig, tier: Tier) -> EmbeddingConfig:

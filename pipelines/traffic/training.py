@@ -47,7 +47,8 @@ class Parts:
         """Pre-training sees training flows and those without a label; never a held-out one."""
 
         def part(rows: NDArray[np.int64]) -> LabelledPart:
-            return LabelledPart(data.flows[rows], data.label[rows].astype(np.int64))
+            label = data.label[rows].astype(np.int64)
+            return LabelledPart(data.flows[rows], label, data.capture[rows])
 
         free = np.flatnonzero(data.label < 0)
         return cls(
