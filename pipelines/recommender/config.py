@@ -129,12 +129,16 @@ class LinearConfig(Section):
         rank: length of the tail.
         weight: what its score counts beside the towers'; 0 leaves it out.
         regularisation: of the partial weights.
+        spectrum: of the spectral tail, the power of its eigenvalue that weighs a direction.
+        history_degree: of the spectral tail, how much a popular history item is damped.
     """
 
     kind: Literal["auto", "partial", "spectral"] = "auto"
     rank: int = Field(256, ge=1)
     weight: float = Field(12.0, ge=0)
     regularisation: float = Field(500.0, gt=0)
+    spectrum: float = Field(0.5, ge=0, le=1)
+    history_degree: float = Field(0.3, ge=0, le=1)
 
 
 def _one_spelling(name: object) -> object:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import scipy.linalg
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from feature_store.interactions.graph import normalise
 
 _OVERSAMPLED, _ROUNDS = 30, 6
+_DEPENDENT = 1e-3
 
 
 def item_factors(interactions: sp.csr_matrix, dimension: int, *, seed: int) -> NDArray[np.float32]:
@@ -51,12 +53,38 @@ def leading_eigenvectors(
 
     Randomised subspace iteration (arXiv 0909.4061): only products with (n, k) blocks are needed.
     """
+    return leading_eigenpairs(square, n, rank, seed=seed)[0]
+
+
+def leading_eigenpairs(
+    square: Callable[[NDArray[np.float32]], NDArray[np.float32]], n: int, rank: int, *, seed: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The vectors of `leading_eigenvectors`, and their eigenvalues (min(rank, n),), descending."""
     rank = min(rank, n)
     width = min(rank + _OVERSAMPLED, n)
     start = np.random.default_rng(seed).standard_normal((n, width)).astype(np.float32)
-    basis, _ = np.linalg.qr(start)
+    basis = _orthonormal(start)
     for _ in range(_ROUNDS):
-        basis, _ = np.linalg.qr(square(basis))
+        basis = _orthonormal(square(basis))
+    basis = _orthonormal(basis)
     values, rotation = np.linalg.eigh(basis.T @ square(basis))
     leading = np.argsort(-values)[:rank]
-    return np.asarray(basis @ rotation[:, leading], dtype=np.float32)
+    vectors = np.asarray(basis @ rotation[:, leading], dtype=np.float32)
+    return vectors, np.maximum(values[leading], 0.0).astype(np.float32)
+
+
+def _orthonormal(block: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A basis of the columns of a tall block, by the Cholesky factor of its Gram matrix.
+
+    Four times as fast as Householder's, which is the way where the columns are dependent. Nearly
+    orthonormal where they are nearly so: a second call makes it exact.
+    """
+    gram = (block.T @ block).astype(np.float64)
+    try:
+        factor = np.linalg.cholesky(gram)
+    except np.linalg.LinAlgError:
+        return np.asarray(np.linalg.qr(block)[0], dtype=np.float32)
+    if factor.diagonal().min() < _DEPENDENT * factor.diagonal().max():
+        return np.asarray(np.linalg.qr(block)[0], dtype=np.float32)
+    solved = scipy.linalg.solve_triangular(factor.astype(np.float32), block.T, lower=True)
+    return np.ascontiguousarray(solved.T)

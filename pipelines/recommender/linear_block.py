@@ -5,8 +5,9 @@ n × n matrix and no inner product of short vectors, but its leading factors are
 
     partial    B of EASE (`feature_store/interactions/partial.py`); V the leading right singular
                vectors of XB; a history h scores item i with (h B V)·V_i
-    spectral   V the leading eigenvectors of RᵀR, R = D_u^-1/2 X D_i^-1/2; h scores i with
-               (h D_i^-1/2 V)/√|h| · √d_i V_i    (GF-CF's low-pass filter, arXiv 2108.07567)
+    spectral   V the leading eigenvectors of RᵀR and Λ their eigenvalues, R = D_u^-1/2 X D_i^-1/2;
+               h scores i with (h D_i^-b V Λ^a)/√|h| · √d_i V_i. With a = 0 and b = 1/2 it is
+               GF-CF's ideal low-pass filter (arXiv 2108.07567), with a = 1 its first-order one.
 
 The tail is appended to the towers' vectors, so that one search sees the sum of both scores.
 """
@@ -20,7 +21,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from feature_store.interactions.graph import normalise
-from pipelines.recommender.factorisation import leading_eigenvectors
+from pipelines.recommender.factorisation import leading_eigenpairs, leading_eigenvectors
 
 FloatArray = NDArray[np.float32]
 
@@ -68,18 +69,33 @@ def partial_block(
     return LinearBlock(history=columns @ basis, items=items, length_power=0.0)
 
 
-def spectral_block(interactions: sp.csr_matrix, *, rank: int, seed: int) -> LinearBlock:
-    """The leading eigenvectors of the normalised item–item matrix."""
+def spectral_block(
+    interactions: sp.csr_matrix,
+    *,
+    rank: int,
+    seed: int,
+    spectrum: float = 0.0,
+    history_degree: float = 0.5,
+) -> LinearBlock:
+    """The leading eigenvectors of the normalised item–item matrix.
+
+    Args:
+        interactions: (n_users, n_items).
+        rank: r.
+        seed: of the randomised factorisation.
+        spectrum: a, how much more the leading directions weigh.
+        history_degree: b, how much a popular history item is damped.
+    """
     normalised = normalise(interactions)
     transposed = normalised.T.tocsr()
 
     def square(block: FloatArray) -> FloatArray:
         return np.asarray(transposed @ (normalised @ block))
 
-    basis = leading_eigenvectors(square, interactions.shape[1], rank, seed=seed)
+    basis, eigenvalues = leading_eigenpairs(square, interactions.shape[1], rank, seed=seed)
     degrees = np.maximum(np.asarray(interactions.sum(0)).ravel(), 1.0)[:, None]
     return LinearBlock(
-        history=(basis / np.sqrt(degrees)).astype(np.float32),
+        history=(basis * eigenvalues**spectrum / degrees**history_degree).astype(np.float32),
         items=(basis * np.sqrt(degrees)).astype(np.float32),
         length_power=0.5,
     )

@@ -154,7 +154,13 @@ def _tail(
             seed=config.seed,
         )
     else:
-        block = spectral_block(matrix, rank=linear.rank, seed=config.seed)
+        block = spectral_block(
+            matrix,
+            rank=linear.rank,
+            seed=config.seed,
+            spectrum=linear.spectrum,
+            history_degree=linear.history_degree,
+        )
     # An item's tail is kept short, so that the vectors stay nearly normalised; the user's is long.
     lengths = np.linalg.norm(block.items, axis=1)
     shrink = ITEM_TAIL_LENGTH / max(float(lengths[lengths > 0].mean()), 1e-12)
