@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -24,10 +25,29 @@ from pipelines.recommender.report import comparison_table
 from pipelines.recommender.training import train
 
 METRICS = ("recall@20", "ndcg@20", "coverage@20")
-VALIDATION_SHARE = 0.1
+PART_OPTION = {
+    "--part": {
+        "choices": ("test", "validation"),
+        "default": "test",
+        "help": "validation is a part of the training part, for choosing settings",
+    }
+}
 _console = Console(stderr=True)
 
 Grid = Mapping[str, Sequence[Any]]
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How a validation part is drawn from the training part: see `Split.with_validation`."""
+
+    share: float = 0.1
+    popularity_tilt: float = 0.0
+    item_spread: float = 0.0
+
+    def of(self, split: Split) -> Split:
+        """`split` with some of its train rows in a validation part."""
+        return split.with_validation(seed=0, **asdict(self))
 
 
 def public_split(
@@ -37,8 +57,9 @@ def public_split(
     grids: Mapping[str, Grid],
     *,
     quick: Mapping[str, Any],
+    validation: Validation | None = None,
 ) -> None:
-    """Measure ours over seeds and every baseline, tuned on a tenth of the training part.
+    """Measure ours over seeds and every baseline, tuned on a part of the training part.
 
     Args:
         name: of the benchmark.
@@ -46,7 +67,10 @@ def public_split(
         config: ours, chosen on validation.
         grids: baseline → grid; a baseline that is not named is left out.
         quick: dotted settings that make `--quick` quick.
+        validation: how that part is drawn.
     """
+    validation = validation or Validation()
+    part = arguments.extra.part
     keep_large_buffers()
     result = Result(name, seeds=arguments.seeds)
     config = config.changed(**{"threads": arguments.threads, **(quick if arguments.quick else {})})
@@ -55,10 +79,10 @@ def public_split(
     if log.split is None:
         raise SystemExit(f"{arguments.data} holds no train.txt and test.txt")
     split = fixed_split(log.user, log.item, log.split, n_users=log.n_users, n_items=log.n_items)
+    if part == "validation":
+        split = validation.of(split)
     popularity = np.asarray(split.interactions("train").sum(0), dtype=np.float64).ravel()
-    measure = partial(
-        evaluate, cases=split.cases("test"), item_popularity=popularity, cutoffs=(20,)
-    )
+    measure = partial(evaluate, cases=split.cases(part), item_popularity=popularity, cutoffs=(20,))
     training = log.take(split.part == "train")
     ours = []
     for seed in range(arguments.seeds):
@@ -70,24 +94,28 @@ def public_split(
     found = [ours[0]]
     for baseline, grid in grids.items():
         chosen = _first_of_each(grid) if arguments.quick else grid
-        ranker, params = fit_tuned(FITS[baseline], chosen, split)
+        ranker, params = fit_tuned(FITS[baseline], chosen, split, validation)
         found.append(measure(ranker))
         _say(found[-1], str(dict(params)))
         result.baselines[baseline] = {each: found[-1].value(each) for each in METRICS} | {
             "params": dict(params)
         }
     _console.print(comparison_table(found, metrics=METRICS))
-    result.details["config"] = yaml.safe_load(config.towers.model_dump_json())
+    result.details["part"] = part
+    result.details["config"] = {
+        name: yaml.safe_load(getattr(config, name).model_dump_json())
+        for name in ("towers", "linear")
+    }
     result.print()
 
 
 def fit_tuned(
-    fit: Callable[..., Ranker], grid: Grid, split: Split
+    fit: Callable[..., Ranker], grid: Grid, split: Split, validation: Validation
 ) -> tuple[Ranker, Mapping[str, Any]]:
     """Choose parameters on validation, then fit on the whole training part."""
     params: Mapping[str, Any] = {name: values[0] for name, values in grid.items()}
     if any(len(values) > 1 for values in grid.values()):
-        inner = split.with_validation(share=VALIDATION_SHARE, seed=0)
+        inner = validation.of(split)
         matrix = inner.interactions("train")
         tuning = tune(partial(fit, matrix), grid, cases=inner.cases("validation"))
         params = tuning.params

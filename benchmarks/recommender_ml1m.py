@@ -1,6 +1,6 @@
 """MovieLens-1M on the UltraGCN split: recall@20 and NDCG@20 beside tuned baselines.
 
-    python -m benchmarks.recommender_ml1m [--quick] [--data DIR] [--seeds N]
+    python -m benchmarks.recommender_ml1m [--quick] [--data DIR] [--seeds N] [--part validation]
 
 DIR holds `train.txt` and `test.txt`, `user item item …` a line. No model has a vector per user:
 each is given the user's training items at the time of the question.
@@ -9,7 +9,7 @@ each is given the user's training items at the time of the question.
 from __future__ import annotations
 
 from benchmarks.harness import parse
-from benchmarks.ranking import Grid, public_split
+from benchmarks.ranking import PART_OPTION, Grid, public_split
 from pipelines.recommender.config import RecommenderConfig
 
 CONFIG = RecommenderConfig.load(
@@ -38,7 +38,7 @@ GRIDS: dict[str, Grid] = {
 if __name__ == "__main__":
     public_split(
         "recommender_ml1m",
-        parse(__doc__, data="recsys/ml-1m", seeds=5),
+        parse(__doc__, data="recsys/ml-1m", seeds=5, options=PART_OPTION),
         CONFIG,
         GRIDS,
         quick={"towers.epochs": 2, "towers.dimension": 64},

@@ -176,17 +176,26 @@ class Split:
             item_slices={"cold_items": untrained} if untrained[targets.indices].any() else {},
         )
 
-    def with_validation(self, *, share: float, seed: int) -> Split:
+    def with_validation(
+        self, *, share: float, seed: int, popularity_tilt: float = 0.0, item_spread: float = 0.0
+    ) -> Split:
         """Move a random share of every user's train rows to validation, rounded down.
 
-        For data that comes with a train and a test part only, to choose parameters by.
+        For data that comes with a train and a test part only, to choose parameters by. Where the
+        test part is no even draw, neither should this be: a row of item i is drawn with weight
+        n_i^popularity_tilt · e^(item_spread · ε_i), n_i the item's train rows and ε_i one standard
+        normal number per item.
         """
         _check_share("share", share)
+        rng = np.random.default_rng(seed)
         part = self.part.astype("<U10")
         train = np.flatnonzero(part == "train")
-        rank, count = _rank_in_user(
-            self.user[train], np.random.default_rng(seed).random(len(train))
-        )
+        race = -np.log1p(-rng.random(len(train)))  # the first of exponential clocks (Efraimidis)
+        if popularity_tilt or item_spread:
+            rows = np.maximum(np.bincount(self.item[train], minlength=self.n_items), 1)
+            weight = rows**popularity_tilt * np.exp(item_spread * rng.standard_normal(self.n_items))
+            race = race / weight[self.item[train]]
+        rank, count = _rank_in_user(self.user[train], race)
         part[train[rank < np.floor(share * count)]] = "validation"
         return replace(self, part=part)
 
