@@ -37,7 +37,7 @@ CONFIG = RecommenderConfig.load(
         "linear.rank": 1_024,
         "linear.spectrum": 0.5,
         "linear.history_degree": 0.3,
-        "linear.weight": 200.0,
+        "linear.weight": 18.0,
     },
 )
 GRIDS: dict[str, Grid] = {

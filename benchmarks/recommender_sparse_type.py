@@ -26,13 +26,14 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from scipy.sparse import csr_matrix
 
 from benchmarks import item_types
 from benchmarks.harness import Result, parse
 from feature_store.interactions.log import InteractionLog
 from pipelines.allocator import keep_large_buffers
 from pipelines.progress import Terminal
-from pipelines.recommender.baselines import EASE, Popularity, TextKNN
+from pipelines.recommender.baselines import EASE, DualEASE, Popularity, TextKNN
 from pipelines.recommender.cases import EvaluationCases, Split, fixed_split, leave_last_out
 from pipelines.recommender.config import RecommenderConfig
 from pipelines.recommender.evaluation import Ranker, evaluate
@@ -45,8 +46,7 @@ GROUPS = ("warm", "cold")
 SETTINGS: dict[str, Any] = {
     "threads": 1,
     "graph.top_k": 5,
-    "graph.metadata": False,
-    "graph.text": False,
+    "graph_network.enabled": False,
     "graph_network.dimension": 64,
     "graph_network.hidden": 64,
     "graph_network.fanouts": (3, 2),
@@ -69,21 +69,26 @@ LAMBDA_ALL, LAMBDA_TARGET = 200.0, 200.0
 
 
 def arms(config: RecommenderConfig, target: str) -> dict[str, RecommenderConfig]:
-    """Arm → configuration; `full` is ours, `hgnn` is it without the closed-form tail."""
+    """Arm → configuration. `full` is ours: towers, item graph, closed-form tail.
+
+    `hgnn` is it without the tail. The link-trained graph network, which passes messages over texts
+    and categories and so can place an item that nobody has met, is an arm of its own
+    (`with_graph_network`), with two variants that differ in how it is trained.
+    """
     no_tail = {"linear.weight": 0.0}
     towers_only = config.ablated("towers_only").changed(**no_tail)
+    linked = config.changed(**{"graph_network.enabled": True})
+    network_only = linked.changed(**{"towers.listens": False}, **no_tail)
     return {
         "full": config,
         "towers_only": towers_only,
         "towers_and_tail": config.ablated("towers_only"),
         "hgnn": config.changed(**no_tail),
-        "no_graph_network": config.changed(**{"graph_network.enabled": False}),
-        "graph_network_only": config.changed(**{"towers.listens": False}, **no_tail),
         "hgnn_sparse_only": config.changed(**{"graph.item_types": (target,)}, **no_tail),
-        "no_balanced_sampler": config.ablated("no_balanced_sampler"),
-        "users_in_graph": config.ablated("users_in_graph").changed(
-            **{"towers.listens": False}, **no_tail
-        ),
+        "with_graph_network": linked,
+        "no_balanced_sampler": linked.ablated("no_balanced_sampler"),
+        "graph_network_only": network_only,
+        "users_in_graph": network_only.ablated("users_in_graph"),
         "content_towers_only": towers_only.changed(
             **{"towers.free_vectors": False, "towers.epochs": 20}
         ),
@@ -174,17 +179,21 @@ def baselines(world: World) -> dict[str, Callable[[], Ranker]]:
     """The rivals; λ was chosen on the validation hold-out of anime OVA."""
     matrix = world.training.matrix()
     of_target = matrix.multiply(world.prepared.catalogue.mask([world.target])[None, :]).tocsr()
+
+    def ease(name: str, interactions: csr_matrix, regularisation: float) -> Ranker:
+        if interactions.shape[0] < interactions.shape[1]:
+            dual = DualEASE.fit(interactions, regularisation=regularisation)
+            return replace(dual, name=name)
+        primal = EASE.fit(interactions, regularisation=regularisation, precision="float32")
+        return replace(primal, name=name)
+
     known: dict[str, Callable[[], Ranker]] = {
         "popularity": lambda: Popularity.fit(matrix),
-        "text_knn": lambda: TextKNN.fit(world.prepared.content),
-        "ease_target": lambda: replace(
-            EASE.fit(of_target, regularisation=LAMBDA_TARGET, precision="float32"),
-            name="ease_target",
-        ),
-        "ease_all": lambda: replace(
-            EASE.fit(matrix, regularisation=LAMBDA_ALL, precision="float32"), name="ease_all"
-        ),
+        "ease_target": lambda: ease("ease_target", of_target, LAMBDA_TARGET),
+        "ease_all": lambda: ease("ease_all", matrix, LAMBDA_ALL),
     }
+    if world.prepared.content.shape[1]:
+        known["text_knn"] = lambda: TextKNN.fit(world.prepared.content)
     return known
 
 

@@ -24,6 +24,7 @@ from feature_store.interactions.graph import normalise
 from pipelines.recommender.factorisation import leading_eigenpairs, leading_eigenvectors
 
 FloatArray = NDArray[np.float32]
+_SAMPLED_USERS = 512
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def spectral_block(
     spectrum: float = 0.0,
     history_degree: float = 0.5,
 ) -> LinearBlock:
-    """The leading eigenvectors of the normalised item–item matrix.
+    """The leading eigenvectors of the normalised item–item matrix; a best score is about 1.
 
     Args:
         interactions: (n_users, n_items).
@@ -94,8 +95,23 @@ def spectral_block(
 
     basis, eigenvalues = leading_eigenpairs(square, interactions.shape[1], rank, seed=seed)
     degrees = np.maximum(np.asarray(interactions.sum(0)).ravel(), 1.0)[:, None]
-    return LinearBlock(
-        history=(basis * eigenvalues**spectrum / degrees**history_degree).astype(np.float32),
-        items=(basis * np.sqrt(degrees)).astype(np.float32),
-        length_power=0.5,
-    )
+    history = (basis * eigenvalues**spectrum / degrees**history_degree).astype(np.float32)
+    items = (basis * np.sqrt(degrees)).astype(np.float32)
+    scale = _mean_best_score(interactions, history, items, length_power=0.5)
+    return LinearBlock(history=history / np.float32(scale), items=items, length_power=0.5)
+
+
+def _mean_best_score(
+    interactions: sp.csr_matrix, history: FloatArray, items: FloatArray, *, length_power: float
+) -> float:
+    """How high a user's best item scores, over some users spread through the log.
+
+    A spectral score has no unit. With a best score of about 1, as a regression's is, one weight of
+    the tail means about the same with any data, rank and power.
+    """
+    lengths = np.asarray(interactions.sum(1)).ravel()
+    known = np.flatnonzero(lengths)
+    users = known[np.linspace(0, len(known) - 1, min(len(known), _SAMPLED_USERS)).astype(np.int64)]
+    scores = (interactions[users] @ history) @ items.T
+    best = scores.max(1) / lengths[users] ** length_power
+    return max(float(best.mean()), 1e-12)

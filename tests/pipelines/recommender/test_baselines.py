@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from pipelines.recommender.baselines import EASE, IALS, ItemKNN, Popularity, TextKNN, tune
+from pipelines.recommender.baselines import EASE, IALS, DualEASE, ItemKNN, Popularity, TextKNN, tune
 from pipelines.recommender.baselines.ease import ease_weights_reference
 from pipelines.recommender.baselines.item_knn import item_similarity_reference
 from pipelines.recommender.cases import fixed_split
@@ -95,6 +95,18 @@ def test_item_knn_does_not_depend_on_its_blocks(monkeypatch):
     whole = ItemKNN.fit(train, neighbours=4).similarity.toarray()
     monkeypatch.setattr("pipelines.recommender.baselines.item_knn._BLOCK_ITEMS", 5)
     np.testing.assert_array_equal(ItemKNN.fit(train, neighbours=4).similarity.toarray(), whole)
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 1000), regularisation=st.sampled_from([1.0, 20.0, 500.0]))
+def test_dual_ease_scores_as_ease_does(seed, regularisation):
+    train = random_interactions(seed)
+    rows = np.arange(train.shape[0])
+    wanted = EASE.fit(train, regularisation=regularisation).scores(train, rows)
+    found = DualEASE.fit(train, regularisation=regularisation).scores(train, rows)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    with pytest.raises(ValueError, match="regularisation"):
+        DualEASE.fit(train, regularisation=0)
 
 
 @pytest.mark.parametrize("option", [{"neighbours": 0}, {"shrink": -1.0}, {"normalisation": -0.5}])

@@ -35,7 +35,10 @@ def test_at_full_rank_the_spectral_tail_is_the_first_order_filter():
     normalised = normalise(met).toarray()
     root = np.sqrt(np.asarray(met.sum(0)).ravel())
     expected = (met.toarray() / root) @ normalised.T @ normalised * root
-    np.testing.assert_allclose((met @ block.history) @ block.items.T, expected, rtol=1e-3)
+    found = (met @ block.history) @ block.items.T
+    np.testing.assert_allclose(found / found.max(), expected / expected.max(), rtol=1e-3)
+    best = found.max(1) / np.sqrt(np.asarray(met.sum(1)).ravel())
+    np.testing.assert_allclose(best.mean(), 1.0, rtol=1e-4)
 
 
 def test_damping_makes_a_popular_history_item_speak_more_softly():
@@ -44,4 +47,5 @@ def test_damping_makes_a_popular_history_item_speak_more_softly():
     soft = spectral_block(met, rank=8, seed=0, history_degree=0.9).history
     loud = spectral_block(met, rank=8, seed=0, history_degree=0.1).history
     ratio = np.linalg.norm(soft, axis=1) / np.linalg.norm(loud, axis=1)
-    np.testing.assert_allclose(ratio, popularity**-0.8, rtol=1e-3)
+    shape = popularity**-0.8
+    np.testing.assert_allclose(ratio / ratio.mean(), shape / shape.mean(), rtol=1e-3)
