@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from models.traffic.mixers import MixerKind, MixerState, build_mixer
 
+PACKED_BELOW = 0.8  # share of tokens that are there; above, moving them costs what it saves
+
 
 class EncoderConfig(BaseModel):
     """The encoder's shape. The defaults are the size that ships; NetMamba has 256 and 4."""
@@ -98,11 +100,22 @@ class TrafficEncoder(nn.Module):
         return Encoded(x[:, :-1], x[torch.arange(len(x), device=x.device), ends])
 
     def flow(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """(P, d_model): `forward(tokens, lengths).flow`, without what only the tokens need."""
+        """(P, d_model): `forward(tokens, lengths).flow`, without what only the tokens need.
+
+        On a processor flows of different lengths stand behind each other in one row, with a reset
+        at each one's start: nothing is computed behind a flow's end.
+        """
         x, ends = self._with_class_token(tokens, lengths)
+        row, reset = torch.arange(len(x), device=x.device), None
+        if x.device.type == "cpu" and int((ends + 1).sum()) < PACKED_BELOW * x[..., 0].numel():
+            place = torch.arange(x.shape[1])
+            there = place <= ends[:, None]  # (P, L + 1)
+            reset = (place == 0).expand_as(there)[there][None]  # (1, S)
+            x = x[there][None]  # (1, S, d_model)
+            row, ends = torch.zeros_like(row), (ends + 1).cumsum(0) - 1
         for block in self.blocks[:-1]:
-            x = block(x)
-        hidden: Tensor = self.norm(self.blocks[-1].only_at(x, ends))
+            x = block(x, reset)
+        hidden: Tensor = self.norm(self.blocks[-1].only_at(x, row, ends, reset))
         return hidden
 
     def _with_class_token(self, tokens: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -153,21 +166,29 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, reset: Tensor | None = None) -> Tensor:
         """(P, L, d_model) → (P, L, d_model)."""
-        return x + self._dropped(self.mixer(self.norm(x), reset))
+        mixed: Tensor = self.mixer(self.norm(x), reset)
+        if not self.training:
+            return x + mixed
+        if reset is None:
+            return x + mixed * self._kept(len(x), x.device)[:, None, None]
+        flow = reset.flatten().cumsum(0) - 1  # (P · L,), which flow each token is of
+        kept = self._kept(int(flow[-1]) + 1, x.device)[flow]
+        return x + mixed * kept.view(*x.shape[:2], 1)
 
-    def only_at(self, x: Tensor, place: Tensor) -> Tensor:
-        """(P, d_model): `forward(x)` at one place of each sequence."""
-        here = x[torch.arange(len(x), device=x.device), place]
-        return here + self._dropped(self.mixer.only_at(self.norm(x), place))
+    def only_at(self, x: Tensor, row: Tensor, place: Tensor, reset: Tensor | None) -> Tensor:
+        """(F, d_model): `forward(x, reset)` at one place of each flow."""
+        mixed: Tensor = self.mixer.only_at(self.norm(x), row, place, reset)
+        return x[row, place] + mixed * self._kept(len(row), x.device)[:, None]
 
     def step(self, x: Tensor, state: MixerState) -> tuple[Tensor, MixerState]:
         """(P, d_model) → (P, d_model) and the new state."""
         mixed, state = self.mixer.step(self.norm(x), state)
         return x + mixed, state
 
-    def _dropped(self, x: Tensor) -> Tensor:
-        """Leave out this block for some flows while training (arXiv 1603.09382)."""
+    def _kept(self, flows: int, device: torch.device) -> Tensor:
+        """(flows,): 0 where this block is left out while training, else what makes up for it
+        (stochastic depth, arXiv 1603.09382)."""
         if not self.training or self.drop_path == 0:
-            return x
-        kept = torch.rand(len(x), *[1] * (x.dim() - 1), device=x.device) >= self.drop_path
-        return x * kept / (1 - self.drop_path)
+            return torch.ones(flows, device=device)
+        kept = torch.rand(flows, device=device) >= self.drop_path
+        return kept / (1 - self.drop_path)

@@ -57,11 +57,11 @@ class Mixer(nn.Module, ABC):
         """
 
     @abstractmethod
-    def only_at(self, x: Tensor, place: Tensor) -> Tensor:
-        """What `forward` gives at one place of each sequence, without what only others need.
+    def only_at(self, x: Tensor, row: Tensor, place: Tensor, reset: Tensor | None = None) -> Tensor:
+        """What `forward` gives at some places, without what only others need.
 
         Shapes:
-            x: (P, L, d_model); place: (P,) int64; returns: (P, d_model)
+            x: (P, L, d_model); row, place: (F,) int64; returns: (F, d_model)
         """
 
     @abstractmethod
@@ -105,12 +105,11 @@ class Mamba1Mixer(Mixer):
         leave: Tensor = self.leave(self._scanned(functional.linear(x, into_u), gate, reset))
         return leave
 
-    def only_at(self, x: Tensor, place: Tensor) -> Tensor:
+    def only_at(self, x: Tensor, row: Tensor, place: Tensor, reset: Tensor | None = None) -> Tensor:
         """See the interface."""
-        rows = torch.arange(len(x), device=x.device)
         into_u, into_gate = self.enter.weight.chunk(2)
-        y = self._scanned(functional.linear(x, into_u), None, None)[rows, place]  # (P, E)
-        gate = functional.silu(functional.linear(x[rows, place], into_gate))
+        y = self._scanned(functional.linear(x, into_u), None, reset)[row, place]  # (F, E)
+        gate = functional.silu(functional.linear(x[row, place], into_gate))
         leave: Tensor = self.leave(y * gate)
         return leave
 
@@ -174,11 +173,10 @@ class Mamba2Mixer(Mixer):
         y, gate = self._scanned(x, reset)
         return self._left(y, gate)
 
-    def only_at(self, x: Tensor, place: Tensor) -> Tensor:
+    def only_at(self, x: Tensor, row: Tensor, place: Tensor, reset: Tensor | None = None) -> Tensor:
         """See the interface."""
-        rows = torch.arange(len(x), device=x.device)
-        y, gate = self._scanned(x, None)
-        return self._left(y[rows, place], gate[rows, place])
+        y, gate = self._scanned(x, reset)
+        return self._left(y[row, place], gate[row, place])
 
     def step(self, x: Tensor, state: MixerState) -> tuple[Tensor, MixerState]:
         """See the interface."""

@@ -167,8 +167,8 @@ def test_flows_that_lack_what_is_read_are_refused(flows):
 @torch.no_grad()
 def test_the_flows_output_alone_is_the_one_beside_the_tokens(mixer):
     encoder = classifier(mixer=mixer).encoder
-    tokens, lengths = torch.randn(3, 7, 16), torch.tensor([7, 2, 0])
-    for given in (None, lengths):
+    tokens = torch.randn(3, 7, 16)
+    for given in (None, torch.tensor([7, 7, 6]), torch.tensor([7, 2, 0])):  # the last is packed
         expected = encoder(tokens, given).flow
         torch.testing.assert_close(encoder.flow(tokens, given), expected, atol=1e-6, rtol=0)
 
@@ -177,3 +177,28 @@ def test_gradients_reach_every_parameter(flows):
     model = classifier("both").train()
     model(flows([6, 3])).logits.square().sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("lengths", [[7] * 400, [7, 1] * 200])
+def test_a_block_is_left_out_for_whole_flows_at_its_rate(lengths):
+    torch.manual_seed(0)
+    encoder = TrafficEncoder(EncoderConfig(d_model=16, layers=2, d_state=4, drop_path=0.5))
+    seen = []
+    encoder.blocks[1].register_forward_hook(
+        lambda _, given, output: seen.append((output - given[0]).abs().sum(-1) > 0)
+    )
+    encoder.train()(torch.randn(400, 7, 16), torch.tensor(lengths))
+    kept = seen[0]
+    assert (kept.all(1) | ~kept.any(1)).all()
+    assert 0.4 < kept[:, 0].float().mean() < 0.6
+
+
+def test_packed_flows_have_the_gradients_of_padded_ones():
+    encoder = classifier().encoder
+    tokens, lengths = torch.randn(4, 7, 16), torch.tensor([7, 1, 2, 0])
+    parameters = list(encoder.parameters())
+    weights, gradients = torch.linspace(-1, 1, 16), []
+    for flow in (encoder.flow(tokens, lengths), encoder(tokens, lengths).flow):
+        gradients.append(torch.autograd.grad((flow * weights).sum(), parameters))
+    for packed, padded in zip(*gradients, strict=True):
+        torch.testing.assert_close(packed, padded, atol=1e-4, rtol=1e-4)
