@@ -34,6 +34,7 @@ class GraphConfig(Section):
             the others, `cosine` by shared users; `auto` is partial up to `max_partial_items`.
         regularisation: of the partial weights.
         min_shared: users that two items must share, for cosine.
+        weak_signals: edges between items that share users by the weak signals of the history.
         metadata: edges between items that share categorical values.
         links: edges between items that share entities of the knowledge graph.
         text: edges between items whose texts are near.
@@ -45,6 +46,7 @@ class GraphConfig(Section):
     max_partial_items: int = 20_000
     regularisation: float = Field(200.0, gt=0)
     min_shared: int = Field(1, ge=1)
+    weak_signals: bool = True
     metadata: bool = True
     links: bool = True
     text: bool = True

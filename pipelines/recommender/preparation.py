@@ -104,7 +104,7 @@ def build_graph(
     )
     if not partial:
         incidences[CO_INTERACTION] = by_users(strong)
-    if len(weak):
+    if graph.weak_signals and len(weak):
         incidences[WEAK_SIGNAL] = by_users(weak)
     if graph.metadata:
         for name, kind in prepared.items.schema.items():

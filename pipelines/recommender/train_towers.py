@@ -21,7 +21,7 @@ from pipelines.checkpoint import Checkpoint
 from pipelines.progress import Reporter
 from pipelines.recommender.batches import Hiding, epoch_batches
 from pipelines.recommender.config import TowerConfig
-from pipelines.recommender.preparation import CO_INTERACTION
+from pipelines.recommender.preparation import CO_INTERACTION, WEAK_SIGNAL
 
 WARM_UP_STEPS = 20
 FINAL_RATE = 0.05
@@ -207,12 +207,12 @@ def _item_inputs(data: TowerData, config: TowerConfig) -> ItemInputs:
 
 
 def _strengths(data: TowerData, config: TowerConfig) -> dict[EdgeType, sp.csr_matrix]:
-    """Per co-interaction edge type into a target type: (n_sources, n_destinations) strengths."""
+    """Strengths (n_sources, n_destinations) per edge type of what users did into a target type."""
     ranges = data.catalogue.ranges
     found = {}
     for (source, relation, destination), edges in data.graph.edges.items():
         wanted = config.target_types is None or destination in config.target_types
-        if wanted and relation == CO_INTERACTION:
+        if wanted and relation in (CO_INTERACTION, WEAK_SIGNAL):
             shape = (len(ranges[destination]), len(ranges[source]))
             matrix = sp.csr_matrix((edges.strength, edges.source, edges.indptr), shape=shape)
             found[source, relation, destination] = matrix.T.tocsr()
