@@ -86,6 +86,29 @@ def test_no_held_out_interaction_makes_an_edge(prepared, config):
         np.testing.assert_array_equal(edges.shared, counts)
 
 
+def test_weak_signals_make_edges_that_histories_hear_through(dataset, config):
+    import polars as pl
+
+    from feature_store.interactions.dataset import Dataset
+
+    is_film = pl.col("item_id").str.starts_with("film")
+    seen = dataset.interactions.with_columns(
+        type=pl.when(is_film).then(pl.lit("view")).otherwise(pl.col("type"))
+    )
+    prepared = prepare(Dataset(seen, dataset.items))
+    heard = config.changed(
+        **{"history.weak_signals": ("view",), "towers.epochs": 1, "graph_network.enabled": False}
+    )
+    deaf = heard.changed(**{"graph.weak_signals": False})
+    assert ("film", "weak", "film") in build_graph(prepared, prepared.log, heard).edges
+    assert not any(kind[1] == "weak" for kind in build_graph(prepared, prepared.log, deaf).edges)
+    films = prepared.catalogue.mask(["film"])
+    vectors = [
+        train(prepared, prepared.log, each).edition.history_vectors for each in (heard, deaf)
+    ]
+    assert not np.allclose(vectors[0][films], vectors[1][films], atol=1e-3)
+
+
 @pytest.mark.parametrize("ablation", ["towers_only", "no_balanced_sampler", "users_in_graph"])
 def test_ablations_are_one_flag_away(prepared, config, ablation):
     quick = config.changed(**{"towers.epochs": 1, "graph_network.epochs": 1}).ablated(ablation)
@@ -103,6 +126,7 @@ def test_ablations_are_one_flag_away(prepared, config, ablation):
         {"towers.hidden": 0, "towers.unit_history": True},
         {"towers.free_vectors": False, "towers.epochs": 12},
         {"graph.strength": "cosine"},
+        {"linear.kind": "spectral", "linear.rank": 24},
         {"graph_network.loss": "margin"},
     ],
 )
