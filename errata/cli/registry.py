@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from rich.markdown import Markdown
 from rich.table import Column, Table
 
 from errata.cli.options import Json
@@ -13,6 +14,7 @@ from errata.settings import Settings
 from feature_store.editions.recommender import MODEL_NAME
 from feature_store.registry import Registry
 
+MODEL_CARD = "model_card.md"
 Model = Annotated[str, typer.Option("--model", help="Name of the model.")]
 Alias = Annotated[str, typer.Option("--alias", help="Which pointer to move.")]
 Reference = Annotated[str, typer.Argument(help="A version, or an alias such as champion.")]
@@ -71,6 +73,18 @@ def register(app: typer.Typer) -> None:
     def show(reference: Reference, model: Model = MODEL_NAME) -> None:
         """Print a version's manifest as JSON."""
         print_json(_registry().manifest(model, reference).model_dump(mode="json"))
+
+    @group.command()
+    def card(reference: Reference = "champion", model: Model = MODEL_NAME) -> None:
+        """Print a version's model card: how it was measured, and what was found."""
+        directory, manifest = _registry().open(model, reference)
+        path = directory / MODEL_CARD
+        if not path.exists():
+            raise ValueError(
+                f"{model} {manifest.version} has no model card; see `errata registry show "
+                f"{manifest.version} --model {model}` for its metrics"
+            )
+        out.print(Markdown(path.read_text()))
 
     @group.command()
     def verify(reference: Reference = "champion", model: Model = MODEL_NAME) -> None:

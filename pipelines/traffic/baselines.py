@@ -26,7 +26,11 @@ FloatArray = NDArray[np.float32]
 KNN_PACKETS = 10
 NEIGHBOURS = (1, 3, 5, 9)
 FOREST_LEAVES = (1, 3)
-TREE_LEAVES = (15, 31)
+BOOSTED = (
+    TreeConfig(cuts=(), leaves=15, randomised=False),
+    TreeConfig(cuts=(), leaves=31, randomised=False),
+    TreeConfig(cuts=(), leaves=15, randomised=True),
+)
 TREES = 300
 
 
@@ -156,11 +160,11 @@ def _boosted(
     """LightGBM on whole flows, with early stopping; the product's tree without its cuts."""
     held = feature_table(validation.flows, tier)[0]
 
-    def fitted(leaves: int) -> lightgbm.Booster:
+    def fitted(config: TreeConfig) -> lightgbm.Booster:
         return train_tree(
             training,
             validation,
-            TreeConfig(cuts=(), leaves=leaves),
+            config,
             tier=tier,
             classes=classes,
             seed=seed,
@@ -169,7 +173,7 @@ def _boosted(
         )
 
     best = max(
-        (fitted(leaves) for leaves in TREE_LEAVES),
+        map(fitted, BOOSTED),
         key=lambda tree: macro_f1(
             validation.label, np.asarray(tree.predict(held)).argmax(1), classes=classes
         ),

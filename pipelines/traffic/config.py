@@ -111,12 +111,15 @@ class TreeConfig(Section):
     """The gradient-boosted tree beside the network (LightGBM).
 
     Attributes:
+        randomised: thresholds are drawn, and the best draw is taken (extremely randomised trees):
+            exact values of one recording are leant on less.
         cuts: the tree also learns from each flow as it was after so many packets.
         rounds: boosting rounds at most; validation log loss stops it earlier.
         patience: rounds without a better one before it stops.
     """
 
     enabled: bool = True
+    randomised: bool = True
     cuts: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2, 3, 5, 10)
     rounds: int = Field(400, ge=1)
     learning_rate: float = Field(0.05, gt=0)

@@ -39,6 +39,7 @@ def train_tree(
                 "num_class": classes,
                 "learning_rate": config.learning_rate,
                 "num_leaves": config.leaves,
+                "extra_trees": config.randomised,
                 "min_data_in_leaf": config.least_rows,
                 "feature_fraction": config.feature_share,
                 "bagging_fraction": config.row_share,
