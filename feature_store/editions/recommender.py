@@ -226,7 +226,7 @@ class RecommenderEdition:
         """
         users = self.user_vectors(histories, features)
         scores, rows = self.retrieve(
-            users, unknown(histories, features), n=self.scoring.fetched(k), allowed=allowed
+            users, unknown(histories, features), n=self.scoring.fetched(k), k=k, allowed=allowed
         )
         return scores[:, :k], rows[:, :k]
 
@@ -236,6 +236,7 @@ class RecommenderEdition:
         unknown: NDArray[np.bool_],
         *,
         n: int,
+        k: int,
         allowed: RowFilter | NDArray[np.bool_] | None = None,
         hidden: Sequence[IntArray] | None = None,
     ) -> tuple[FloatArray, IntArray]:
@@ -245,6 +246,7 @@ class RecommenderEdition:
             users: (B, d + r) from `user_vectors`.
             unknown: (B,) of whom nothing is known: they get the most popular items.
             n: how many are fetched; at most as many as there are.
+            k: so many are found whenever they exist.
             allowed: rows that may be returned; None allows all.
             hidden: per user, rows that must not be returned.
 
@@ -254,7 +256,7 @@ class RecommenderEdition:
         n = min(n, len(self.index))
         if isinstance(allowed, np.ndarray):
             allowed = RowFilter(allowed)
-        cosines, rows = self.index.search(users, n, allowed=allowed, hidden=hidden)
+        cosines, rows = self.index.search(users, n, allowed=allowed, hidden=hidden, at_least=k)
         scores = cosines / self.scoring.temperature + self.bias[rows]  # -inf stays -inf
         if unknown.any():
             for user in np.flatnonzero(unknown).tolist():
@@ -331,17 +333,14 @@ class RecommenderEdition:
         )
         return cosines[0], rows[0]
 
-    def reasons(
-        self, history: sp.csr_matrix, rows: Sequence[int] | IntArray
-    ) -> tuple[IntArray, FloatArray]:
-        """Which history items brought `rows`.
+    def reasons(self, history: sp.csr_matrix, items: FloatArray) -> tuple[IntArray, FloatArray]:
+        """Which history items brought those whose vectors are `items` (K, d + r).
 
         Returns:
-            history rows (E,) and each one's part (len(rows), E) of u·z, as far as it is linear.
+            history rows (E,) and each one's part (K, E) of u·z, as far as it is linear.
         """
         d = self.history_vectors.shape[1]
         flat = _flatten(history, np.zeros((1, self.user_features.dimension), np.float32))
-        items = self.item_vectors[np.asarray(rows)]
         parts: FloatArray = contributions(
             flat, self._history_tensor, torch.from_numpy(items[:, :d])
         ).numpy()

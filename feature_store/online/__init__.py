@@ -2,9 +2,10 @@
 
 `embedded.py` starts a server as a child process where none is named; `client.py` makes clients
 that fail fast; `store.py` is the online store: user histories, user features, predictions that
-wait for their outcome.
+wait for their outcome; `changes.py` keeps the items that came and went since the last build.
 """
 
+from feature_store.online.changes import CatalogueChanges, Changes
 from feature_store.online.client import connect, describe
 from feature_store.online.embedded import EmbeddedRedis, EmbeddedRedisError
 from feature_store.online.store import (
@@ -16,6 +17,8 @@ from feature_store.online.store import (
 )
 
 __all__ = [
+    "CatalogueChanges",
+    "Changes",
     "EmbeddedRedis",
     "EmbeddedRedisError",
     "Event",

@@ -146,6 +146,7 @@ class VectorIndex:
         *,
         allowed: RowFilter | BoolArray | None = None,
         hidden: Sequence[IntArray] | None = None,
+        at_least: int | None = None,
     ) -> tuple[FloatArray, IntArray]:
         """The `k` rows with the largest inner product, best first.
 
@@ -156,10 +157,12 @@ class VectorIndex:
             k: results per query.
             allowed: the rows that may be returned, for all queries; None allows all.
             hidden: B arrays of rows that the query in that place must not get.
+            at_least: a query with fewer rows than this is searched again, exactly; `k` where left
+                out. Who fetches more than is served spares itself the second search.
 
         Returns:
-            scores (B, k) float32 and rows (B, k) int64; where fewer than k rows are allowed the
-            tail is -inf and -1.
+            scores (B, k) float32 and rows (B, k) int64; where fewer were found the tail is -inf
+            and -1.
 
         Raises:
             ValueError: wrong dimension, mask length or number of `hidden`.
@@ -175,32 +178,22 @@ class VectorIndex:
             raise ValueError(
                 f"mask has shape {allowed.mask.shape}, index holds {len(self)} vectors"
             )
-        if hidden is None or not any(len(each) for each in hidden):
-            return self._search(queries, k, allowed)
-        if len(hidden) != len(queries):
+        if hidden is not None and len(hidden) != len(queries):
             raise ValueError(f"{len(hidden)} arrays of hidden rows for {len(queries)} queries")
-        longest = max(map(len, hidden))
-        if longest <= MAX_OVERFETCH:
-            # The best k + h rows hold the best k that are not among h hidden ones.
-            scores, rows = self._search(queries, k + longest, allowed)
-            return self._without(scores, rows, hidden, k)
-        every = RowFilter(np.ones(len(self), np.bool_)) if allowed is None else allowed
-        parts = [
-            self._search(query[None], k, every.without(rows))
-            for query, rows in zip(queries, hidden, strict=True)
-        ]
-        return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
-
-    def _search(
-        self, queries: FloatArray, k: int, allowed: RowFilter | None
-    ) -> tuple[FloatArray, IntArray]:
-        if allowed is None:
-            found = self._approximately(queries, k, None)
-            return self._completed(queries, *found, None)
-        if self._scan_is_better(allowed):
-            return self._exactly(queries, k, allowed)
-        found = self._approximately(queries, k, allowed)
-        return self._completed(queries, *found, allowed)
+        longest = 0 if hidden is None else max(map(len, hidden), default=0)
+        # The best k + h rows hold the best k that are not among h hidden ones.
+        overfetched = min(longest, MAX_OVERFETCH)
+        if allowed is not None and self._scan_is_better(allowed):
+            scores, rows = self._exactly(queries, k + overfetched, allowed)
+        else:
+            scores, rows = self._approximately(queries, k + overfetched, allowed)
+        if hidden is not None and longest:
+            scores, rows = self._without(scores, rows, hidden, k)
+        there_are = len(self) if allowed is None else allowed.count
+        wanted = min(k if at_least is None else at_least, k, there_are)
+        if wanted and rows[:, wanted - 1].min() < 0:
+            self._complete(queries, scores, rows, wanted, allowed, hidden)
+        return scores, rows
 
     def _scan_is_better(self, allowed: RowFilter) -> bool:
         if allowed.count * self.dimension <= EXACT_NUMBERS:
@@ -234,22 +227,25 @@ class VectorIndex:
             return lists
         return faiss.IndexRefineSearchParameters(k_factor=refine_factor, base_index_params=lists)
 
-    def _completed(
+    def _complete(
         self,
         queries: FloatArray,
         scores: FloatArray,
         rows: IntArray,
+        wanted: int,
         allowed: RowFilter | None,
-    ) -> tuple[FloatArray, IntArray]:
-        """Scan exactly for the queries that were left with fewer rows than there are."""
-        k = rows.shape[1]
-        there_are = len(self) if allowed is None else allowed.count
-        if rows[:, min(k, there_are) - 1].min() >= 0 or there_are == 0:
-            return scores, rows
-        short = (rows >= 0).sum(1) < min(k, there_are)
+        hidden: Sequence[IntArray] | None,
+    ) -> None:
+        """Scan exactly for the queries that have fewer rows than are wanted, in place."""
         every = RowFilter(np.ones(len(self), np.bool_)) if allowed is None else allowed
-        scores[short], rows[short] = self._exactly(queries[short], k, every)
-        return scores, rows
+        for query in np.flatnonzero(rows[:, wanted - 1] < 0).tolist():
+            open_to_it = every
+            if hidden is not None and len(hidden[query]):
+                open_to_it = every.without(hidden[query])
+            found = int((rows[query] >= 0).sum())
+            if found < min(wanted, open_to_it.count):
+                again = self._exactly(queries[query : query + 1], rows.shape[1], open_to_it)
+                scores[query], rows[query] = again[0][0], again[1][0]
 
     def _exactly(
         self, queries: FloatArray, k: int, allowed: RowFilter

@@ -63,12 +63,15 @@ class SideIndex:
         *,
         allowed: RowFilter | BoolArray | None = None,
         hidden: Sequence[IntArray] | None = None,
+        at_least: int | None = None,
     ) -> tuple[FloatArray, IntArray]:
         """As `VectorIndex.search`, over base and added rows; withdrawn ones never come back."""
         base_filter, added_mask = self._filters(allowed)
         n = len(self.base)
         base_hidden = None if hidden is None else [rows[rows < n] for rows in hidden]
-        scores, rows = self.base.search(queries, k, allowed=base_filter, hidden=base_hidden)
+        scores, rows = self.base.search(
+            queries, k, allowed=base_filter, hidden=base_hidden, at_least=at_least
+        )
         if not added_mask.any():
             return scores, rows
         side = queries @ self._added.T  # (B, m)

@@ -168,7 +168,7 @@ class _Sample:
 
     def tuning_recall(self, index: VectorIndex, fetched: int) -> float:
         """On the first half."""
-        _, rows = index.search(self.queries[: self.half], fetched)
+        _, rows = index.search(self.queries[: self.half], fetched, at_least=self.k)
         return self._recall_of(rows, slice(0, self.half))
 
     def trial(self, index: VectorIndex, fetched: int, build_s: float) -> Trial:
@@ -176,7 +176,7 @@ class _Sample:
         times, found = [], []
         for query in self.queries[self.half :]:
             started = time.perf_counter()
-            _, rows = index.search(query[None], fetched)
+            _, rows = index.search(query[None], fetched, at_least=self.k)
             times.append(time.perf_counter() - started)
             found.append(rows[0])
         breadth, refine_factor = index.effort

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Annotated
+from typing import Annotated, Any
 
-import torch
-from fastapi import FastAPI, Path, Query, Request, Response
+from fastapi import Depends, FastAPI, Header, Path, Query, Response
 from fastapi.responses import JSONResponse
+from starlette.types import Scope
 
-from services.recommend import problems
+from services.recommend import documentation, problems
+from services.recommend.batcher import OverloadedError
+from services.recommend.catalogue import CatalogueService
+from services.recommend.direct import direct, header
+from services.recommend.guard import Guard
 from services.recommend.problems import documented
 from services.recommend.schemas import (
     MAX_K,
     FeedbackRequest,
     FeedbackResponse,
     Health,
+    ItemChange,
     ItemId,
+    ItemRequest,
     Models,
     RecommendationRequest,
     RecommendationResponse,
@@ -35,41 +40,89 @@ DESCRIPTION = """Recommendations that know of a click within a second.
 
 Every answer carries a `prediction_id`: send it back with `POST /v1/feedback`. An answer that was
 given without a dependency says `degraded: true` and why. Errors are RFC 9457 problem documents.
+A process may serve several catalogues: the header `errata-catalogue` names one.
 """
+CATALOGUE_HEADER = "errata-catalogue"
+CatalogueName = Annotated[
+    str | None,
+    Header(alias=CATALOGUE_HEADER, max_length=64, description="Which catalogue is meant."),
+]
+# Besides recommendations that wait, so many other requests may be under way.
+OTHERS_UNDER_WAY = 256
 
 
 def create_app(settings: ServeSettings) -> FastAPI:
-    """The application; the edition is loaded before the first request."""
+    """The application; the editions are loaded before the first request.
+
+    `app.state.service` is the service; whatever is mounted at `/` later (a dashboard) comes behind
+    the routes that are here.
+    """
     service = RecommendService(settings)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        # A request is small: a pool of threads per operation costs more than it brings.
-        torch.set_num_threads(1)
         await asyncio.to_thread(service.refresh)
         refreshing = asyncio.create_task(_refresh_forever(service, settings.refresh_s))
         yield
         refreshing.cancel()
         with suppress(asyncio.CancelledError):
             await refreshing
+        await asyncio.to_thread(service.close)
 
     app = FastAPI(
         title="Errata",
         version=settings.code_version,
         description=DESCRIPTION,
         lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
     )
+    app.state.service = service
     problems.install(app)
-    _count_requests(app, service)
+    limits = settings.limits
+    app.add_middleware(
+        Guard,
+        telemetry=service.telemetry,
+        max_body_bytes=limits.max_body_bytes,
+        max_under_way=limits.max_queue + OTHERS_UNDER_WAY,
+    )
+    _add_recommendations(app, service)
     _add_routes(app, service)
+    _add_operations(app, service)
+    documentation.install(app)
     return app
 
 
-def _add_routes(app: FastAPI, service: RecommendService) -> None:
-    @app.post("/v1/recommendations", tags=["recommend"], responses=documented(400, 422, 503))
-    def recommendations(request: RecommendationRequest) -> RecommendationResponse:
+def _add_recommendations(app: FastAPI, service: RecommendService) -> None:
+    async def answer(scope: Scope, request: RecommendationRequest) -> bytes:
+        catalogue = header(scope, CATALOGUE_HEADER.encode())
+        try:
+            return await service.recommendations(catalogue, request)
+        except OverloadedError as error:
+            raise service.busy(error) from error
+
+    def recommendations(
+        request: RecommendationRequest, catalogue: CatalogueName = None
+    ) -> RecommendationResponse:
         """Rank the catalogue for a user, for an anonymous history, or for nobody in particular."""
-        return service.recommendations(request)
+        raise NotImplementedError  # described here, answered by the route class
+
+    app.router.add_api_route(
+        "/v1/recommendations",
+        recommendations,
+        methods=["POST"],
+        tags=["recommend"],
+        response_model=RecommendationResponse,
+        responses=documented(404, 413, 422, 503),
+        route_class_override=direct(RecommendationRequest, answer),
+    )
+
+
+def _add_routes(app: FastAPI, service: RecommendService) -> None:
+    def chosen(catalogue: CatalogueName = None) -> CatalogueService:
+        return service.catalogue(catalogue)
+
+    chosen_catalogue: Any = Depends(chosen)
 
     @app.get(
         "/v1/items/{item_id:path}/similar", tags=["recommend"], responses=documented(404, 422, 503)
@@ -78,54 +131,63 @@ def _add_routes(app: FastAPI, service: RecommendService) -> None:
         item_id: Annotated[ItemId, Path(examples=["50"])],
         k: Annotated[int, Query(ge=1, le=MAX_K)] = 10,
         item_type: Annotated[list[str] | None, Query(max_length=64)] = None,
+        catalogue: CatalogueService = chosen_catalogue,
     ) -> SimilarResponse:
         """The items nearest to one item."""
-        return service.similar(item_id, k=k, item_types=item_type)
+        return catalogue.similar(item_id, k=k, item_types=item_type)
 
-    @app.post("/v1/feedback", tags=["correct"], responses=documented(400, 422))
-    def feedback(request: FeedbackRequest) -> FeedbackResponse:
+    @app.put(
+        "/v1/items/{item_id:path}",
+        tags=["catalogue"],
+        responses=documented(400, 404, 413, 422, 503),
+    )
+    def add_item(
+        item_id: Annotated[ItemId, Path(examples=["new-1"])],
+        request: ItemRequest,
+        catalogue: CatalogueService = chosen_catalogue,
+    ) -> ItemChange:
+        """Recommend an item that the model was not trained on, from now on."""
+        return catalogue.add_item(item_id, request)
+
+    @app.delete("/v1/items/{item_id:path}", tags=["catalogue"], responses=documented(404, 422, 503))
+    def withdraw_item(
+        item_id: Annotated[ItemId, Path(examples=["50"])],
+        catalogue: CatalogueService = chosen_catalogue,
+    ) -> ItemChange:
+        """Recommend an item no more."""
+        return catalogue.withdraw_item(item_id)
+
+    @app.post("/v1/feedback", tags=["correct"], responses=documented(400, 404, 413, 422, 503))
+    def feedback(
+        request: FeedbackRequest, catalogue: CatalogueService = chosen_catalogue
+    ) -> FeedbackResponse:
         """Say what a user did: the user's next answer knows of it."""
-        return service.feedback(request)
+        return catalogue.feedback(request)
 
-    @app.get("/v1/models", tags=["operate"], responses=documented(422))
-    def models() -> Models:
+    @app.get("/v1/models", tags=["operate"], responses=documented(404, 422, 503))
+    def models(catalogue: CatalogueService = chosen_catalogue) -> Models:
         """The registry's versions."""
-        return service.models()
+        return catalogue.models()
 
+
+def _add_operations(app: FastAPI, service: RecommendService) -> None:
     @app.get("/healthz", tags=["operate"])
-    def healthz() -> Health:
+    async def healthz() -> Health:
         """Whether the process is alive."""
-        return Health(status="ok")
+        return Health(status="ok", model_version=service.catalogue(None).model_version)
 
     @app.get("/readyz", tags=["operate"], responses={503: {"model": Health}})
-    def readyz() -> Response:
+    async def readyz() -> Health:
         """Whether requests can be answered; `degraded` still answers."""
         health = service.readiness()
         status = 503 if health.status == "unavailable" else 200
-        return JSONResponse(health.model_dump(), status_code=status)
+        response: Any = JSONResponse(health.model_dump(), status_code=status)
+        return response  # type: ignore[no-any-return]
 
-    @app.get("/metrics", tags=["operate"])
-    def metrics() -> Response:
+    @app.get("/metrics", tags=["operate"], response_class=Response)
+    async def metrics() -> Response:
         """Prometheus's text format."""
         return Response(service.telemetry.exposition(), media_type="text/plain; version=0.0.4")
-
-
-def _count_requests(app: FastAPI, service: RecommendService) -> None:
-    @app.middleware("http")
-    async def count(
-        request: Request, call_next: Callable[[Request], Awaitable[Response]]
-    ) -> Response:
-        started = time.perf_counter()
-        status = 500
-        try:
-            response = await call_next(request)
-            status = response.status_code
-            return response
-        finally:
-            # The route's template, not the path: one time series a route, not one an item.
-            route = getattr(request.scope.get("route"), "path_format", "unknown")
-            service.telemetry.requests.labels(route, str(status)).inc()
-            service.telemetry.latency.labels(route).observe(time.perf_counter() - started)
 
 
 async def _refresh_forever(service: RecommendService, every_s: float) -> None:

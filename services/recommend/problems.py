@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -23,24 +24,35 @@ class ProblemError(Exception):
         detail: what happened in this case and what to do.
     """
 
-    def __init__(self, *, status: int, title: str, detail: str, **members: Any) -> None:
+    def __init__(
+        self,
+        *,
+        status: int,
+        title: str,
+        detail: str,
+        headers: Mapping[str, str] | None = None,
+        **members: Any,
+    ) -> None:
         super().__init__(detail)
+        self.headers = headers
         self.status = status
         self.title = title
         self.detail = detail
         self.members = members
 
-    def response(self, request: Request) -> JSONResponse:
-        """The document."""
+    def response(self, path: str) -> JSONResponse:
+        """The document, for a request of `path`."""
         body = {
             "type": "about:blank",
             "title": self.title,
             "status": self.status,
             "detail": self.detail,
-            "instance": request.url.path,
+            "instance": path,
             **self.members,
         }
-        return JSONResponse(body, status_code=self.status, media_type=MEDIA_TYPE)
+        return JSONResponse(
+            body, status_code=self.status, media_type=MEDIA_TYPE, headers=self.headers
+        )
 
 
 def install(app: FastAPI) -> None:
@@ -70,28 +82,31 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
+def invalid(found: Sequence[Any], *, within: tuple[str, ...] = ()) -> ProblemError:
+    """422 that points at pydantic's `found` errors, each `within` a part of the request."""
+    errors = [
+        {"pointer": "/" + "/".join(map(str, (*within, *each["loc"]))), "detail": each["msg"]}
+        for each in found[:MAX_ERRORS]
+    ]
+    detail = "; ".join(f"{each['pointer']}: {each['detail']}" for each in errors[:3])
+    return ProblemError(status=422, title="Invalid request", detail=detail, errors=errors)
+
+
 async def _problem(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ProblemError)
-    return error.response(request)
+    return error.response(request.url.path)
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    errors = [
-        {"pointer": "/" + "/".join(map(str, each["loc"])), "detail": each["msg"]}
-        for each in error.errors()[:MAX_ERRORS]
-    ]
-    detail = "; ".join(f"{each['pointer']}: {each['detail']}" for each in errors[:3])
-    return ProblemError(status=422, title="Invalid request", detail=detail, errors=errors).response(
-        request
-    )
+    return invalid(error.errors()).response(request.url.path)
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     response = ProblemError(
         status=error.status_code, title=str(error.detail), detail=str(error.detail)
-    ).response(request)
+    ).response(request.url.path)
     response.headers.update(error.headers or {})
     return response
 
@@ -101,4 +116,4 @@ async def _unexpected(request: Request, _: Exception) -> JSONResponse:
         status=500,
         title="Internal error",
         detail="The service failed to answer; the failure is in its log.",
-    ).response(request)
+    ).response(request.url.path)

@@ -1,150 +1,258 @@
-"""From a request to a ranked list with its reasons."""
+"""From a batch of requests to ranked lists with their reasons."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
+
 import numpy as np
+import orjson
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from feature_store.editions import RecommenderEdition
+from feature_store.editions.recommender import unknown as of_whom_nothing_is_known
 from feature_store.interactions.history import NEGATIVE_SIGNALS
-from feature_store.online import Event
+from feature_store.vectors import RowFilter
+from services.recommend.assortment import Assortment, RowHistory
+from services.recommend.diversity import capped, maximal_marginal_relevance
+from services.recommend.loading import Served
 from services.recommend.problems import ProblemError
-from services.recommend.schemas import Reason, RecommendationRequest, RecommendedItem
+from services.recommend.ranking import Candidates, in_order
+from services.recommend.schemas import RecommendationRequest
 from services.recommend.telemetry import Telemetry
 from services.recommend.users import KnownUser
 
+log = logging.getLogger(__name__)
+
 MAX_REASONS = 3
+_WHEN = attrgetter("timestamp_ms")
+SCORE_DECIMALS = 5
+# Caps and diversity choose among more than they return.
+CHOICE_PER_K = 3
 
 
+@dataclass(frozen=True, slots=True)
 class Recommendation:
-    """One answered request, before it is given an id."""
+    """One answered request, before it is given an id.
 
-    def __init__(self, items: list[RecommendedItem], *, personalised: bool, unknown: list[str]):
-        self.items = items
-        self.personalised = personalised
-        self.unknown = unknown
+    Attributes:
+        item_ids, scores: best first.
+        items: the same as in the answer, as JSON.
+        personalised: False when nothing at all was known.
+        unknown: history items of the request that the model does not know.
+    """
+
+    item_ids: list[str]
+    scores: list[float]
+    items: bytes
+    personalised: bool
+    unknown: list[str]
 
 
 def recommend(
-    edition: RecommenderEdition,
+    served: Served,
+    requests: Sequence[RecommendationRequest],
+    known: Sequence[KnownUser],
+    telemetry: Telemetry,
+) -> list[Recommendation | ProblemError]:
+    """Rank the catalogue for each request: one tower call, one search a filter.
+
+    A request that cannot be answered (an item type that the catalogue lacks) gives its problem;
+    the others are answered.
+    """
+    assortment, edition = served.assortment, served.assortment.edition
+    with telemetry.timed("tower"):
+        events = [
+            assortment.history(_newest_first(*each)) for each in zip(requests, known, strict=True)
+        ]
+        histories = edition.weigh([each.speaking for each in events])
+        features = edition.user_features.encode(
+            [
+                request.features or user.features
+                for request, user in zip(requests, known, strict=True)
+            ]
+        )
+        users = edition.user_vectors(histories, features)
+        unknown = of_whom_nothing_is_known(histories, features)
+    outcomes: list[Recommendation | ProblemError | None] = [None] * len(requests)
+    groups: dict[int, tuple[RowFilter | None, list[int]]] = {}
+    for place, request in enumerate(requests):
+        try:
+            allowed = served.allowed(request.item_types, request.where)
+        except ProblemError as problem:
+            outcomes[place] = problem
+            continue
+        groups.setdefault(id(allowed), (allowed, []))[1].append(place)
+    for allowed, places in groups.values():
+        chosen = np.array(places)
+        group = [requests[place] for place in places]
+        with telemetry.timed("search"):
+            hidden = [_hidden(assortment, requests[p], known[p], events[p]) for p in places]
+            k = max(request.k for request in group)
+            scores, rows = edition.retrieve(
+                users[chosen],
+                unknown[chosen],
+                n=_fetched(served, k),
+                k=k,
+                allowed=allowed,
+                hidden=hidden,
+            )
+        candidates = Candidates(
+            assortment=assortment,
+            model_version=served.version,
+            user_ids=[request.user_id for request in group],
+            users=users[chosen],
+            rows=rows,
+            scores=scores,
+        )
+        with telemetry.timed("rank"):
+            _corrected(served, candidates, telemetry)
+        with telemetry.timed("describe"):
+            for number, place in enumerate(places):
+                outcomes[place] = _answered(
+                    served, requests[place], candidates, number, histories=histories, place=place
+                )
+    return [each for each in outcomes if each is not None]
+
+
+def _newest_first(request: RecommendationRequest, known: KnownUser) -> list[tuple[str, str]]:
+    """(item id, type): what the request tells is newer than what is stored.
+
+    Feedback can arrive late: what counts is when it happened, as in training.
+    """
+    told = [(item_id, "interaction") for item_id in reversed(request.history)]
+    stored = sorted(known.events, key=_WHEN, reverse=True)
+    return told + [(event.item_id, event.type) for event in stored]
+
+
+def _hidden(
+    assortment: Assortment,
     request: RecommendationRequest,
     known: KnownUser,
-    telemetry: Telemetry,
-) -> Recommendation:
-    """Rank the catalogue for one request.
+    events: RowHistory,
+) -> NDArray[np.int64]:
+    """Rows that must not be returned: excluded, unwanted, and where asked for already seen."""
+    rows = assortment.rows([*request.exclude, *known.hidden])
+    if request.exclude_seen:
+        rows += [row for row, _ in events.met if row >= 0]
+    else:
+        rows += [row for row, kind in events.met if row >= 0 and kind in NEGATIVE_SIGNALS]
+    return np.array(rows, np.int64)
 
-    Raises:
-        ProblemError: 422 for an item type that the catalogue lacks.
-    """
-    # Feedback can arrive late: what counts is when it happened, as in training.
-    oldest_first = reversed(known.events)
-    stored = sorted(oldest_first, key=lambda event: event.timestamp_ms)
-    events = [*stored, *(Event(item_id, 0) for item_id in request.history)]
-    rows = edition.catalogue.rows([event.item_id for event in events])
-    with telemetry.timed("tower"):
-        history = _history(edition, events, rows)
-        features = edition.user_features.encode([request.features or known.features])
-    with telemetry.timed("search"):
-        dismissed = rows[[event.type in NEGATIVE_SIGNALS for event in events]]
-        allowed = _allowed(edition, request, rows, dismissed)
-        scores, found = edition.recommend(history, features, k=request.k, allowed=allowed)
-    kept = found[0] >= 0
-    with telemetry.timed("explain"):
-        items = describe(edition, found[0][kept], scores[0][kept])
-        if request.explain:
-            items = _explained(edition, items, history, found[0][kept])
+
+def _fetched(served: Served, k: int) -> int:
+    if served.rules.type_caps or served.rules.diversity:
+        k *= CHOICE_PER_K
+    return max(served.assortment.edition.scoring.fetched(k), k)
+
+
+def _corrected(served: Served, candidates: Candidates, telemetry: Telemetry) -> None:
+    """Let the stages move the scores."""
+    for stage in served.stages:
+        try:
+            moved = stage.offsets(candidates)
+        except Exception:  # a correction that fails must not cost the answer
+            log.exception("stage '%s' failed; its correction was left out", stage.name)
+            telemetry.stage_failures.labels(stage.name).inc()
+            continue
+        if moved is not None:
+            candidates.scores = (candidates.scores + moved).astype(np.float32)
+            candidates.moved[stage.name] = moved
+    if candidates.moved:
+        in_order(candidates)
+
+
+def _answered(
+    served: Served,
+    request: RecommendationRequest,
+    candidates: Candidates,
+    number: int,
+    *,
+    histories: sp.csr_matrix,
+    place: int,
+) -> Recommendation:
+    assortment = served.assortment
+    chosen = _chosen(served, request.k, candidates, number)
+    found = candidates.rows[number][chosen]
+    rows: list[int] = found.tolist()
+    scores: list[float] = (
+        candidates.scores[number][chosen].astype(np.float64).round(SCORE_DECIMALS).tolist()
+    )
+    if request.explain:
+        reasons = _reasons(assortment, histories[place], found)
+        corrections = _corrections(candidates, number, chosen)
+        items = orjson.dumps(
+            [
+                item | {"reasons": reasons[at], "corrections": corrections[at]}
+                for at, item in enumerate(assortment.described(rows, scores))
+            ]
+        )
+    else:
+        items = assortment.written(rows, scores)
     return Recommendation(
-        items,
-        personalised=history.nnz > 0,
-        unknown=[each for each in request.history if each not in edition.catalogue.row_of],
+        item_ids=assortment.item_ids(rows),
+        scores=scores,
+        items=items,
+        personalised=bool(histories.indptr[place + 1] > histories.indptr[place]),
+        unknown=[each for each in request.history if assortment.row(each) < 0],
     )
 
 
-def describe(
-    edition: RecommenderEdition, rows: NDArray[np.int64], scores: NDArray[np.float32]
-) -> list[RecommendedItem]:
-    """The items of `rows` with their titles and scores."""
+def _corrections(
+    candidates: Candidates, number: int, chosen: NDArray[np.int64] | slice
+) -> list[list[dict[str, Any]]]:
+    """Per item, what each stage added."""
+    moved = {name: each[number][chosen].tolist() for name, each in candidates.moved.items()}
+    n = len(candidates.rows[number][chosen])
     return [
-        RecommendedItem(
-            item_id=edition.catalogue.item_ids[row],
-            item_type=edition.catalogue.item_types[row],
-            title=title_of(edition, row),
-            score=float(score),
-        )
-        for row, score in zip(rows.tolist(), scores.tolist(), strict=True)
+        [{"by": name, "added": added[at]} for name, added in moved.items() if added[at]]
+        for at in range(n)
     ]
 
 
-def title_of(edition: RecommenderEdition, row: int) -> str | None:
-    """The first text column of an item, which is its title by convention."""
-    columns = edition.content.text_columns
-    return edition.items[columns[0]][row] if columns else None
+def _chosen(
+    served: Served, k: int, candidates: Candidates, number: int
+) -> NDArray[np.int64] | slice:
+    """Places of the candidates that make the list."""
+    rules, rows = served.rules, candidates.rows[number]
+    n_found = int((rows >= 0).sum())
+    if not rules.type_caps and not rules.diversity:
+        return slice(0, min(k, n_found))
+    places = np.arange(n_found)
+    if rules.diversity and n_found:
+        wanted = n_found if rules.type_caps else k
+        places = maximal_marginal_relevance(
+            candidates.scores[number][:n_found],
+            candidates.assortment.vectors(rows[:n_found]),
+            diversity=rules.diversity,
+            k=min(wanted, CHOICE_PER_K * k),
+        )
+    if rules.type_caps:
+        types = candidates.assortment.item_types(rows[places].tolist())
+        places = places[capped(types, rules.type_caps, k)]
+    return places[:k]
 
 
-def allowed_types(
-    edition: RecommenderEdition, item_types: list[str] | None
-) -> NDArray[np.bool_] | None:
-    """(n_items,) the rows of these types, or None for all.
-
-    Raises:
-        ProblemError: 422 for a type that the catalogue lacks.
-    """
-    if item_types is None:
-        return None
-    try:
-        return edition.catalogue.mask(item_types)
-    except ValueError as error:
-        raise ProblemError(status=422, title="Unknown item type", detail=str(error)) from error
-
-
-def _history(
-    edition: RecommenderEdition, events: list[Event], rows: NDArray[np.int64]
-) -> sp.csr_matrix:
-    signals = np.array([event.type for event in events], dtype=np.str_)
-    items, weights = edition.history.weigh(rows, signals)
-    return sp.csr_matrix(
-        (weights, items, [0, len(items)]), shape=(1, len(edition.catalogue)), dtype=np.float32
-    )
-
-
-def _allowed(
-    edition: RecommenderEdition,
-    request: RecommendationRequest,
-    seen: NDArray[np.int64],
-    dismissed: NDArray[np.int64],
-) -> NDArray[np.bool_] | None:
-    allowed = allowed_types(edition, request.item_types)
-    hidden = np.concatenate([edition.catalogue.rows(request.exclude), dismissed])
-    if request.exclude_seen:
-        hidden = np.concatenate([hidden, seen])
-    hidden = hidden[hidden >= 0]
-    if len(hidden) == 0:
-        return allowed
-    allowed = np.ones(len(edition.catalogue), np.bool_) if allowed is None else allowed
-    allowed[hidden] = False
-    return allowed
-
-
-def _explained(
-    edition: RecommenderEdition,
-    items: list[RecommendedItem],
-    history: sp.csr_matrix,
-    rows: NDArray[np.int64],
-) -> list[RecommendedItem]:
-    if history.nnz == 0 or not items:
-        return [item.model_copy(update={"reasons": []}) for item in items]
-    sources, parts = edition.reasons(history, rows)
+def _reasons(
+    assortment: Assortment, history: sp.csr_matrix, rows: NDArray[np.int64]
+) -> list[list[dict[str, Any]]]:
+    """Per item the history items that brought it, the strongest first."""
+    if history.nnz == 0 or len(rows) == 0:
+        return [[] for _ in rows]
+    sources, parts = assortment.edition.reasons(history, assortment.vectors(rows))
     explained = []
-    for item, shares in zip(items, parts, strict=True):
+    for shares in parts:
         best = [place for place in np.argsort(-shares)[:MAX_REASONS] if shares[place] > 0]
-        reasons = [
-            Reason(
-                item_id=edition.catalogue.item_ids[sources[place]],
-                title=title_of(edition, int(sources[place])),
-                contribution=float(shares[place]),
-            )
-            for place in best
-        ]
-        explained.append(item.model_copy(update={"reasons": reasons}))
+        named = [int(sources[place]) for place in best]
+        explained.append(
+            [
+                {"item_id": item_id, "title": title, "contribution": float(shares[place])}
+                for item_id, title, place in zip(
+                    assortment.item_ids(named), assortment.titles(named), best, strict=True
+                )
+            ]
+        )
     return explained

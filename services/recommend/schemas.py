@@ -55,6 +55,12 @@ class RecommendationRequest(_Schema):
     item_types: list[str] | None = Field(
         None, min_length=1, max_length=64, description="Only items of these types."
     )
+    where: dict[str, Annotated[list[str], Field(min_length=1, max_length=64)]] | None = Field(
+        None,
+        max_length=16,
+        description="Only items that have one of the values in each named categorical column.",
+        examples=[{"genre": ["war", "sea"]}],
+    )
     exclude: list[ItemId] = Field(
         default_factory=list, max_length=MAX_EXCLUDED, description="Items never to return."
     )
@@ -70,6 +76,13 @@ class Reason(_Schema):
     contribution: float = Field(description="Part of the cosine that this item brings.")
 
 
+class Correction(_Schema):
+    """What a stage after the model added to the score."""
+
+    by: str
+    added: float
+
+
 class RecommendedItem(_Schema):
     """One result."""
 
@@ -78,6 +91,7 @@ class RecommendedItem(_Schema):
     title: str | None
     score: float = Field(description="Higher is better; comparable within one answer.")
     reasons: list[Reason] | None = None
+    corrections: list[Correction] | None = None
 
 
 class _Answer(_Schema):
@@ -136,6 +150,41 @@ class FeedbackResponse(_Schema):
     known_item: bool
     known_prediction: bool | None = Field(description="None when no prediction_id was sent.")
     degraded: bool
+
+
+class ItemRequest(_Schema):
+    """An item that the served version was not trained on."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        json_schema_extra={
+            "examples": [{"item_type": "film", "title": "A new one", "like": ["50", "181"]}]
+        },
+    )
+
+    item_type: str = Field(min_length=1, max_length=256)
+    title: str | None = Field(None, max_length=1_000)
+    like: list[ItemId] = Field(
+        default_factory=list,
+        max_length=100,
+        description="Items that it is like: it is placed among them, and a click on it speaks as "
+        "a click on them would.",
+    )
+    vector: list[Annotated[float, Field(allow_inf_nan=False, ge=-1e3, le=1e3)]] | None = Field(
+        None, max_length=8_192, description="Its own item vector, where one was computed."
+    )
+    columns: dict[str, list[str]] = Field(
+        default_factory=dict, max_length=64, description="Its values in the categorical columns."
+    )
+
+
+class ItemChange(_Schema):
+    """Every worker knows of the change when it next looks, within a second by default."""
+
+    item_id: str
+    status: Literal["added", "withdrawn"]
+    revision: int = Field(description="Counts the changes of the catalogue.")
 
 
 class Health(_Schema):

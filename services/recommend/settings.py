@@ -3,29 +3,119 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from feature_store.editions.recommender import MODEL_NAME
 
+DEFAULT_CATALOGUE = "default"
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 
-class ServeSettings(BaseModel):
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Where(_Settings):
+    """A set of items: those of one of these types that have, in each named column, one of the
+    values. At least one of the two is given."""
+
+    item_types: tuple[str, ...] = ()
+    columns: dict[str, tuple[str, ...]] = {}
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Where:
+        if not self.item_types and not self.columns:
+            raise ValueError("name item_types or columns")
+        return self
+
+
+class Boost(_Settings):
+    """Items whose score is moved by `add`, in units of the score (a unit is e-fold odds)."""
+
+    where: Where
+    add: float = Field(allow_inf_nan=False)
+
+
+class Rules(_Settings):
+    """What the business wants of every list, whatever the model thinks.
+
+    Attributes:
+        block: items that are never returned.
+        boost: items that are moved up or down.
+        type_caps: at most so many items of a type in a list, while there is anything else.
+        diversity: 0 ranks by score alone; towards 1 an item that is like those above it falls
+            (maximal marginal relevance, Carbonell and Goldstein 1998).
+    """
+
+    block: tuple[Where, ...] = ()
+    boost: tuple[Boost, ...] = ()
+    type_caps: dict[str, Annotated[int, Field(ge=0)]] = {}
+    diversity: float = Field(0.0, ge=0, lt=1)
+
+
+class CatalogueSettings(_Settings):
+    """One tenant's catalogue: which model serves it, and by which rules.
+
+    Attributes:
+        model: name in the registry.
+        alias: which version serves.
+        challenger: alias of a version that serves `challenger_share` of the users.
+        challenger_share: of the users who are named; the same user always meets the same side.
+        tenant: prefix of the keys in Redis.
+        rules: business rules.
+    """
+
+    model: str = MODEL_NAME
+    alias: str = "champion"
+    challenger: str | None = None
+    challenger_share: float = Field(0.0, ge=0, le=1)
+    tenant: str = "default"
+    rules: Rules = Rules()
+
+    @model_validator(mode="after")
+    def _share_needs_a_challenger(self) -> CatalogueSettings:
+        if self.challenger_share > 0 and self.challenger is None:
+            raise ValueError("challenger_share without a challenger alias")
+        return self
+
+
+class Limits(_Settings):
+    """What keeps a burst from becoming a collapse.
+
+    Attributes:
+        deadline_ms: a request that cannot be answered within it is refused with a 503.
+        max_queue: requests that wait; more are refused at once.
+        max_batch: requests that are computed together; only those that wait already, none waits
+            for company.
+        threads: batches that are computed at the same time.
+        max_body_bytes: larger bodies are refused with a 413.
+        drain_s: how long a stopping process finishes what it took.
+    """
+
+    deadline_ms: float = Field(250.0, gt=0)
+    max_queue: int = Field(512, ge=1)
+    max_batch: int = Field(16, ge=1, le=1_024)
+    threads: int = Field(2, ge=1, le=64)
+    max_body_bytes: int = Field(2_000_000, ge=1_000)
+    drain_s: float = Field(10.0, gt=0)
+
+
+class ServeSettings(_Settings):
     """Passed to `create_app`; nothing below reads the environment.
 
     Attributes:
         registry: root of the registry.
         redis_url: a running server.
         offline: directory of the feedback log and of the spool.
-        model: name in the registry.
-        alias: which version serves.
-        tenant: prefix of the keys in Redis.
+        model, alias, tenant: of the catalogue `default`, where `catalogues` does not name it.
+        catalogues: further catalogues by the name that requests use.
         device: where the index lives.
-        refresh_s: how often the alias and Redis are looked at.
+        refresh_s: how often the aliases and Redis are looked at.
+        limits: see `Limits`.
         code_version: shown in the OpenAPI document.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     registry: str
     redis_url: str
@@ -33,6 +123,13 @@ class ServeSettings(BaseModel):
     model: str = MODEL_NAME
     alias: str = "champion"
     tenant: str = "default"
+    catalogues: dict[Name, CatalogueSettings] = {}
     device: Literal["auto", "cpu", "cuda"] = "auto"
     refresh_s: float = Field(1.0, gt=0)
+    limits: Limits = Limits()
     code_version: str = "unknown"
+
+    def every_catalogue(self) -> dict[str, CatalogueSettings]:
+        """All catalogues, `default` included."""
+        default = CatalogueSettings(model=self.model, alias=self.alias, tenant=self.tenant)
+        return {DEFAULT_CATALOGUE: default} | self.catalogues

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 
 _LATENCY_BUCKETS_S = (
     *(0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075),
@@ -36,6 +38,43 @@ class Telemetry:
             buckets=_LATENCY_BUCKETS_S,
             registry=self.registry,
         )
+        self.refused = Counter(
+            "errata_refused_requests_total",
+            "Requests refused because the service was too busy",
+            ["reason"],
+            registry=self.registry,
+        )
+        self.stage_failures = Counter(
+            "errata_stage_failures_total",
+            "Corrections left out because their stage failed",
+            ["stage"],
+            registry=self.registry,
+        )
+        self.recommendations = Counter(
+            "errata_recommendations_total",
+            "Answered recommendations by the version that answered",
+            ["catalogue", "version", "arm"],
+            registry=self.registry,
+        )
+        self.answer = Histogram(
+            "errata_recommendation_seconds",
+            "Time from the request to the answer, by the version that answered",
+            ["catalogue", "version"],
+            buckets=_LATENCY_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.outcomes = Counter(
+            "errata_outcomes_total",
+            "Feedback for a prediction, by the version that had served it",
+            ["catalogue", "version", "type"],
+            registry=self.registry,
+        )
+        self.batch = Histogram(
+            "errata_batch_requests",
+            "Requests that were computed together",
+            buckets=(1, 2, 4, 8, 16, 32, 64),
+            registry=self.registry,
+        )
         self.degraded = Counter(
             "errata_degraded_answers_total",
             "Answers given without a dependency",
@@ -47,9 +86,10 @@ class Telemetry:
         )
         self.model = Gauge(
             "errata_model_info",
-            "The version that serves",
-            ["model", "version"],
+            "1 for each version that serves",
+            ["catalogue", "model", "version", "arm"],
             registry=self.registry,
+            multiprocess_mode="livemax",
         )
 
     @contextmanager
@@ -62,5 +102,9 @@ class Telemetry:
             self.stage.labels(stage).observe(time.perf_counter() - started)
 
     def exposition(self) -> bytes:
-        """The text format that `/metrics` answers."""
+        """The text format that `/metrics` answers, of all worker processes together."""
+        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+            together = CollectorRegistry()
+            MultiProcessCollector(together)  # type: ignore[no-untyped-call]
+            return generate_latest(together)
         return generate_latest(self.registry)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import redis
 
+from feature_store.interactions.history import NEGATIVE_SIGNALS
 from feature_store.offline import FeedbackRecord, Spool
 from feature_store.online import Event, OnlineStore, StoredPrediction
 
@@ -24,6 +25,7 @@ class KnownUser:
 
     events: list[Event] = field(default_factory=list)
     features: dict[str, Any] = field(default_factory=dict)
+    hidden: tuple[str, ...] = ()
     degraded: bool = False
 
 
@@ -65,25 +67,29 @@ class Users:
         self._closed_until = 0.0
         return True
 
-    def get(self, user_id: str) -> KnownUser:
-        """What is known of `user_id`; nothing for an unknown user."""
+    def get(self, user_ids: Sequence[str]) -> list[KnownUser]:
+        """What is known of each user, in one round trip; nothing for an unknown one."""
+        if not user_ids:
+            return []
         if self.available:
             try:
-                found = self._store.user(user_id)
+                found = self._store.users(user_ids)
             except redis.RedisError:
                 self._open_breaker()
             else:
-                return self._remember(user_id, KnownUser(found.events, found.features))
+                known = [KnownUser(each.events, each.features, each.hidden) for each in found]
+                self._remember(user_ids, known)
+                return known
         with self._lock:
-            last = self._remembered.get(user_id, KnownUser())
-        return KnownUser(last.events, last.features, degraded=True)
+            last = [self._remembered.get(user_id, KnownUser()) for user_id in user_ids]
+        return [KnownUser(each.events, each.features, each.hidden, True) for each in last]
 
-    def keep_prediction(self, prediction: StoredPrediction) -> bool:
+    def keep_predictions(self, predictions: Sequence[StoredPrediction]) -> bool:
         """Keep what was served for its outcome; False when Redis is away."""
         if not self.available:
             return False
         try:
-            self._store.put_prediction(prediction)
+            self._store.put_predictions(predictions)
         except redis.RedisError:
             self._open_breaker()
             return False
@@ -115,15 +121,20 @@ class Users:
 
     def _deliver(self, record: FeedbackRecord) -> bool:
         event = Event(record.item_id, record.timestamp_ms, record.type, record.weight)
-        return self._store.append(record.user_id, event, feedback_id=record.feedback_id)
+        return self._store.append(
+            record.user_id,
+            event,
+            feedback_id=record.feedback_id,
+            hide=record.type in NEGATIVE_SIGNALS,
+        )
 
-    def _remember(self, user_id: str, known: KnownUser) -> KnownUser:
+    def _remember(self, user_ids: Sequence[str], known: Sequence[KnownUser]) -> None:
         with self._lock:
-            self._remembered[user_id] = known
-            self._remembered.move_to_end(user_id)
-            if len(self._remembered) > REMEMBERED_USERS:
+            for user_id, each in zip(user_ids, known, strict=True):
+                self._remembered[user_id] = each
+                self._remembered.move_to_end(user_id)
+            while len(self._remembered) > REMEMBERED_USERS:
                 self._remembered.popitem(last=False)
-        return known
 
     def _open_breaker(self) -> None:
         self._closed_until = self._clock() + RETRY_AFTER_S

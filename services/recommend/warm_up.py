@@ -1,0 +1,82 @@
+"""A version answers what was asked lately before it serves anyone."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+
+from feature_store.vectors import single_threaded
+from services.recommend.loading import Served
+from services.recommend.problems import ProblemError
+from services.recommend.recommender import recommend
+from services.recommend.schemas import RecommendationRequest
+from services.recommend.telemetry import Telemetry
+from services.recommend.users import KnownUser
+
+REMEMBERED_QUERIES = 64
+# Pages of the index that nobody has read yet come from the disk: a sample of rows reads them in.
+TOUCHED_ROWS = 4_096
+
+
+class WarmUpError(Exception):
+    """The version loads, and does not answer as it must."""
+
+
+class RecentQueries:
+    """The last requests with what was known of their users."""
+
+    def __init__(self) -> None:
+        self._queries: deque[tuple[RecommendationRequest, KnownUser]] = deque(
+            maxlen=REMEMBERED_QUERIES
+        )
+        self._lock = threading.Lock()
+
+    def remember(
+        self, requests: Sequence[RecommendationRequest], known: Sequence[KnownUser]
+    ) -> None:
+        """Keep these, and forget the oldest."""
+        with self._lock:
+            self._queries.extend(zip(requests, known, strict=True))
+
+    def sample(self) -> list[tuple[RecommendationRequest, KnownUser]]:
+        """What is remembered, oldest first."""
+        with self._lock:
+            return list(self._queries)
+
+
+def warm_up(served: Served, recent: Sequence[tuple[RecommendationRequest, KnownUser]]) -> None:
+    """Answer the recent queries, and two that every catalogue can answer.
+
+    Raises:
+        WarmUpError: an answer failed, is empty though there are items, or has no finite score.
+    """
+    single_threaded()
+    assortment, telemetry = served.assortment, Telemetry()
+    vectors = assortment.edition.item_vectors
+    rows = np.linspace(0, len(vectors) - 1, min(TOUCHED_ROWS, len(vectors))).astype(np.int64)
+    if not np.isfinite(vectors[rows]).all():
+        raise WarmUpError(f"version {served.version} has item vectors that are no numbers")
+    some = list(assortment.edition.catalogue.item_ids[:3])
+    own = [
+        (RecommendationRequest(k=10), KnownUser()),
+        (RecommendationRequest(k=10, history=some, exclude_seen=False), KnownUser()),
+    ]
+    # One at a time, as they come when it is quiet, and then all together.
+    queries = [*own, *recent]
+    for batch in (*([query] for query in queries), queries):
+        outcomes = recommend(served, [q[0] for q in batch], [q[1] for q in batch], telemetry)
+        for (request, _), outcome in zip(batch, outcomes, strict=True):
+            if isinstance(outcome, ProblemError):
+                continue  # asked of another version: this one may lack the item type
+            if not all(map(math.isfinite, outcome.scores)):
+                raise WarmUpError(f"version {served.version} gives scores that are no numbers")
+            if not outcome.scores and _must_find(request):
+                raise WarmUpError(f"version {served.version} finds nothing")
+
+
+def _must_find(request: RecommendationRequest) -> bool:
+    return not (request.item_types or request.where or request.exclude or request.exclude_seen)
