@@ -11,7 +11,7 @@ import typer
 from pydantic import ValidationError
 
 from errata import __version__
-from errata.cli import data, demo, doctor, flows, index, registry, serve, train
+from errata.cli import classify, data, demo, doctor, flows, index, registry, serve, train
 from errata.cli.interrupt import INTERRUPTED
 from errata.console import err
 from feature_store.online import EmbeddedRedisError
@@ -32,6 +32,7 @@ registry.register(app)
 index.register(app)
 serve.register(app)
 flows.register(app)
+classify.register(app)
 demo.register(app)
 doctor.register(app)
 
@@ -40,6 +41,7 @@ _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 _BAD_INPUT = (
     ValueError,
     NotACaptureError,
+    InterfaceUnavailableError,
     FileNotFoundError,
     NotADirectoryError,
     IsADirectoryError,
@@ -48,7 +50,6 @@ _FAILURES = (
     RegistryError,
     EmbeddedRedisError,
     FaissInstallationError,
-    InterfaceUnavailableError,
     redis.RedisError,
     OSError,
 )

@@ -1,0 +1,167 @@
+"""`errata classify`: verdicts on a capture, or on what passes an interface."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import orjson
+import typer
+
+from errata.cli.serve import redis_url
+from errata.console import err, out
+from errata.settings import Settings
+from feature_store.online import connect
+from feature_store.registry import Registry
+
+if TYPE_CHECKING:
+    from services.classify.stream import StreamClassifier
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @app.command()
+    def classify(
+        capture: Annotated[
+            Path | None,
+            typer.Argument(help="pcap or pcapng, plain or gzipped; - reads standard input."),
+        ] = None,
+        interface: Annotated[
+            str | None, typer.Option(help="Classify what passes a live interface, until Ctrl-C.")
+        ] = None,
+        follow: Annotated[
+            bool, typer.Option("--follow", help="The file is still being written: wait for more.")
+        ] = False,
+        replay: Annotated[
+            float | None,
+            typer.Option(help="Replay at so many times the capture's own speed.", min=0.001),
+        ] = None,
+        model: Annotated[
+            str, typer.Option(help="Alias or version of the traffic model.")
+        ] = "champion",
+        json: Annotated[
+            bool,
+            typer.Option("--json", help="One JSON object a verdict; the last line has the counts."),
+        ] = False,
+        final_only: Annotated[
+            bool, typer.Option("--final-only", help="Emit no provisional verdicts.")
+        ] = False,
+        redis_stream: Annotated[
+            str | None,
+            typer.Option(help="Also add verdicts to this Redis Stream (ERRATA_REDIS_URL)."),
+        ] = None,
+        budget_ms: Annotated[
+            float, typer.Option(help="Live: verdicts later than this are shed.", min=1)
+        ] = 25.0,
+    ) -> None:
+        """Classify the flows of a capture or an interface: a verdict after every packet.
+
+        A verdict is provisional until the flow's last kept packet, its end, or an early exit at
+        high confidence; `unknown` below the model's threshold. When a live source outruns the
+        budget, what is shed is counted by reason; a file waits, and nothing is shed.
+
+            errata classify trace.pcapng --json --final-only
+
+            errata classify --interface eth0
+        """
+        import torch
+
+        from services.classify import sinks
+        from services.classify.loading import load_served
+        from services.classify.policy import LatencyBudget
+        from services.classify.source import open_source
+        from services.classify.stream import StreamClassifier
+        from services.classify.stream import classify as classify_stream
+
+        settings = Settings()
+        torch.set_num_threads(1)  # a micro-batch is small: more threads cost more than they bring
+        from_stdin = capture is not None and str(capture) == "-"
+        with ExitStack() as stack:
+            stop = stack.enter_context(_stopped_by_signals())
+            source = stack.enter_context(
+                open_source(
+                    capture=sys.stdin.buffer if from_stdin else capture,
+                    interface=interface,
+                    follow=follow,
+                    replay=replay,
+                    stop=stop,
+                )
+            )
+            registry = Registry(settings.registry, cache=settings.home / "cache" / "registry")
+            classifier = StreamClassifier(
+                load_served(registry, model),
+                budget=LatencyBudget(latency_ms=budget_ms),
+                clock=source.clock,
+            )
+            chosen: list[sinks.Sink] = []
+            if json:
+                chosen.append(sinks.JsonLines(sys.stdout.buffer, final_only=final_only))
+            else:
+                table = sinks.LiveTable(classifier, out, title=f"traffic of {source.name}")
+                chosen.append(stack.enter_context(table))
+            stream = None
+            if redis_stream is not None:
+                client = connect(stack.enter_context(redis_url(settings)))
+                stream = sinks.RedisStream(client, redis_stream, final_only=final_only)
+                chosen.append(stream)
+            for verdicts in classify_stream(source, classifier, stop=stop):
+                for sink in chosen:
+                    sink.write(verdicts)
+            for sink in chosen:
+                sink.close()
+        counts = summary(classifier, source.packets)
+        if stream is not None:
+            counts["redis_stream_dropped"] = stream.dropped
+        if json:
+            sys.stdout.buffer.write(orjson.dumps(counts, option=orjson.OPT_APPEND_NEWLINE))
+            sys.stdout.buffer.flush()
+        else:
+            err.print(_text(counts), highlight=False, soft_wrap=True)
+
+
+def summary(classifier: StreamClassifier, packets: object) -> dict[str, Any]:
+    """The last line: what became of packets and flows, and how long it took."""
+    damage = getattr(packets, "damage", {})
+    return {
+        "packets": sum(classifier.meter.outcomes.values()),
+        **classifier.counts.to_json(),
+        "states_dropped": classifier.states_dropped,
+        "outcomes": {each.name.lower(): n for each, n in classifier.meter.outcomes.items()},
+        "damage": {str(reason): n for reason, n in damage.items()},
+    }
+
+
+def _text(counts: dict[str, Any]) -> str:
+    parts = [f"{counts['packets']:,} packets, {counts['flows']:,} flows"]
+    for key in ("outcomes", "damage", "shed"):
+        found = ", ".join(f"{n:,} {name}" for name, n in counts[key].items() if n)
+        if found:
+            parts.append(f"{key}: {found.replace('_', ' ')}")
+    return "; ".join(parts)
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[Callable[[], bool]]:
+    """The first Ctrl-C or SIGTERM ends the stream with its last verdicts, the second at once."""
+    stopped = False
+
+    def stop(_: int, __: FrameType | None) -> None:
+        nonlocal stopped
+        stopped = True
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    for each in before:
+        signal.signal(each, stop)
+    try:
+        yield lambda: stopped
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)

@@ -1,0 +1,8 @@
+"""Verdicts on traffic, while it passes.
+
+A packet's way, by file: a source (`feature_store.traffic.capture`, or `clock.Replay`) →
+`stream.py` (the flow table, what is due, what is given up: `policy.py`) → `reader.py` (network and
+tree, from recurrent states: `states.py`) → `correction.py` (the one place between an edition's
+word and what is emitted) → `verdict.py` → `sinks/`. `counts.py` keeps account; `loading.py` finds
+the edition. `app.py` has the routes: uploads, and the live verdicts as server-sent events.
+"""

@@ -1,0 +1,33 @@
+"""The one place between what an edition says and what is emitted."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+
+
+class Corrector(Protocol):
+    """Corrects probabilities by what is remembered near a hidden vector.
+
+    Thresholds (early exit, unknown) are applied to what comes out.
+    """
+
+    def correct(self, probability: FloatArray, hidden: FloatArray) -> FloatArray:
+        """Probabilities that are to be emitted; rows sum to 1.
+
+        Shapes:
+            probability, returns: (n, classes); hidden: (n, d_model), unit vectors
+        """
+        ...
+
+
+class Uncorrected:
+    """The edition's own word."""
+
+    def correct(self, probability: FloatArray, hidden: FloatArray) -> FloatArray:  # noqa: ARG002
+        """See `Corrector`."""
+        return probability
