@@ -1,0 +1,157 @@
+"""What every pod of the chart must be, whatever the values."""
+
+import re
+
+import pytest
+
+from tests.helm.conftest import ROOT, VALUE_SETS
+
+
+def pods(resources):
+    """(component, pod, container) of every container."""
+    for each in resources:
+        spec = each.get("spec", {})
+        if each["kind"] == "CronJob":
+            spec = spec["jobTemplate"]["spec"]
+        template = each if each["kind"] == "Pod" else spec.get("template")
+        if not template:
+            continue
+        component = template["metadata"]["labels"]["app.kubernetes.io/component"]
+        for container in template["spec"]["containers"]:
+            yield component, template["spec"], container
+
+
+def test_every_component_is_rendered_somewhere(render) -> None:
+    found = {component for name in VALUE_SETS for component, _, _ in pods(render(name))}
+    assert found == {"serve", "sensor", "retrain", "score", "redis", "test"}
+
+
+def test_nothing_runs_as_root_or_writes_to_its_image(render, value_set: str) -> None:
+    for _, pod, container in pods(render(value_set)):
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["runAsUser"] > 0
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert container["securityContext"]["runAsNonRoot"] is True
+        assert container["securityContext"]["readOnlyRootFilesystem"] is True
+        assert not container["securityContext"].get("privileged", False)
+
+
+def test_only_the_sensor_has_a_capability_and_the_hosts_network(render, value_set: str) -> None:
+    for component, pod, container in pods(render(value_set)):
+        context = container["securityContext"]
+        assert context["capabilities"]["drop"] == ["ALL"]
+        assert pod.get("hostNetwork", False) is (component == "sensor")
+        assert not pod.get("hostPID", False)
+        assert not pod.get("hostIPC", False)
+        assert not any("hostPath" in volume for volume in pod.get("volumes", []))
+        if component == "sensor":
+            assert context["capabilities"]["add"] == ["NET_RAW"]
+        else:
+            assert "add" not in context["capabilities"]
+            assert context["allowPrivilegeEscalation"] is False
+
+
+def test_no_pod_holds_a_token_of_the_cluster(render, value_set: str) -> None:
+    for _, pod, _ in pods(render(value_set)):
+        assert pod["automountServiceAccountToken"] is False
+
+
+def test_images_are_pinned(render, value_set: str) -> None:
+    for _, _, container in pods(render(value_set)):
+        tag = re.search(r"(?:@sha256:[0-9a-f]{64}|:[\w.-]+)$", container["image"])
+        assert tag, container["image"]
+        assert tag.group() != ":latest"
+        assert "bitnami" not in container["image"]
+
+
+def test_requests_and_limits_are_given(render, value_set: str) -> None:
+    for _, _, container in pods(render(value_set)):
+        for kind in ("requests", "limits"):
+            assert {"cpu", "memory"} <= container["resources"][kind].keys()
+
+
+def test_what_runs_on_is_probed(render, value_set: str) -> None:
+    for component, _, container in pods(render(value_set)):
+        if component in ("serve", "sensor", "redis"):
+            assert {"startupProbe", "livenessProbe", "readinessProbe"} <= container.keys()
+
+
+def test_a_gpu_is_asked_for_where_it_was_wanted_and_nowhere_else(render) -> None:
+    for component, pod, container in pods(render("gpu")):
+        wanted = component in ("serve", "retrain")
+        assert ("nvidia.com/gpu" in container["resources"]["limits"]) is wanted
+        assert container["image"].endswith("-gpu") is wanted
+        tolerated = {each.get("key") for each in pod.get("tolerations", [])}
+        assert ("nvidia.com/gpu" in tolerated) is wanted
+
+
+def test_no_secret_stands_in_a_command_or_a_variable(render, value_set: str) -> None:
+    for _, _, container in pods(render(value_set)):
+        for variable in container.get("env", []):
+            if "PASSWORD" in variable["name"] or variable["name"] == "REDISCLI_AUTH":
+                assert "secretKeyRef" in variable["valueFrom"]
+        spoken = " ".join(container.get("command", []) + container.get("args", []))
+        assert not re.search(r"(?i)--requirepass|--password", spoken)
+
+
+def test_only_its_own_pods_reach_redis(render) -> None:
+    (policy,) = (
+        each
+        for each in render()
+        if each["kind"] == "NetworkPolicy" and each["metadata"]["name"].endswith("-redis")
+    )
+    (rule,) = policy["spec"]["ingress"]
+    (peer,) = rule["from"]
+    (components,) = peer["podSelector"]["matchExpressions"]
+    assert set(components["values"]) == {"serve", "retrain", "score"}
+    assert policy["spec"]["egress"] == []
+
+
+def test_serving_only_reads_the_registry(render) -> None:
+    for component, _, container in pods(render("sensor")):
+        for mount in container.get("volumeMounts", []):
+            if mount["name"] == "registry" and component in ("serve", "sensor"):
+                assert mount["readOnly"] is True
+
+
+def test_the_sensor_is_handed_no_feedback_and_no_private_key(render) -> None:
+    for component, pod, container in pods(render("sensor")):
+        if component != "sensor":
+            continue
+        assert "offline" not in {mount["name"] for mount in container["volumeMounts"]}
+        (tls,) = (volume["secret"] for volume in pod["volumes"] if "secret" in volume)
+        assert [item["key"] for item in tls["items"]] == ["ca.crt"]
+
+
+@pytest.mark.parametrize("target", ["cpu", "gpu"])
+def test_the_image_is_built_in_stages_and_is_not_root(target: str) -> None:
+    stages = _stages((ROOT / "Dockerfile").read_text())
+    parent, lines = stages[target]
+    assert lines[-1] == "USER 10001:10001"
+    assert parent == "runtime"
+    base, shared = stages["runtime"]
+    assert base == stages["build"][0]
+    final = " ".join(shared + lines)
+    assert "build-essential" not in final
+    assert "pip install" not in final
+    assert any(line.startswith(f"COPY --from=build-{target} ") for line in lines)
+
+
+def test_images_are_built_from_named_versions() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    version = re.search(r"^ARG PYTHON=(.+)$", text, re.M)
+    assert version
+    assert re.fullmatch(r"3\.\d+[\w.-]*-slim-\w+", version.group(1))
+
+
+def _stages(text: str):
+    """Stage → (what it is built from, its instructions)."""
+    stages = {}
+    for line in re.sub(r"\\\n\s*", "", text).splitlines():
+        if line.startswith("#") or not line:
+            continue
+        if match := re.fullmatch(r"FROM (\S+) AS (\S+)", line):
+            stages[match.group(2)] = (match.group(1), current := [])
+        elif stages:
+            current.append(line)
+    return stages
