@@ -5,8 +5,8 @@
     errata:TENANT:memory:{MODEL:VERSION}:seen:N    feedback ids of period N
 
 A message's id counts the entries of the version up to its end, so every replica numbers the
-entries alike, whenever it started, and the cap is exact to a message. The braces put all keys of
-a version into one slot of a cluster.
+entries alike, whenever it started, and the cap is exact to a message. The braces put all keys of a
+version into one slot of a cluster.
 """
 
 from __future__ import annotations

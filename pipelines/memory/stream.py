@@ -1,0 +1,50 @@
+"""A stream of predictions with their keys and, later, their outcomes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """n events in the order of time, as a frozen model saw them.
+
+    Attributes:
+        inputs: (n, f) float32, the model's inputs, for baselines that train on.
+        keys: (n, d) float32, scaled hidden representations.
+        predictions: (n, C) float32; one column is a score.
+        labels: (n, C) float32, one-hot or (n, 1) in [0, 1].
+        groups: (n,) int64 whose events these are (users), or zeros.
+        items: (n,) int64 what they are about, or zeros.
+        time_s: (n,) float64.
+    """
+
+    inputs: FloatArray
+    keys: FloatArray
+    predictions: FloatArray
+    labels: FloatArray
+    groups: NDArray[np.int64]
+    items: NDArray[np.int64]
+    time_s: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, rows: slice | NDArray[np.bool_]) -> Stream:
+        """Some of the events."""
+        return Stream(
+            **{
+                each.name: np.ascontiguousarray(getattr(self, each.name)[rows])
+                for each in fields(self)
+            }
+        )
+
+    @property
+    def n_classes(self) -> int:
+        """Columns of the labels; 1 for scores."""
+        return int(self.labels.shape[1])
