@@ -192,9 +192,9 @@ def thinned(days: Days, most: int) -> Days:
     )
 
 
-def summary(runs: list[dict[str, float]]) -> dict[str, float]:
+def summary(runs: list[dict[str, float]]) -> dict[str, Any]:
     """Means and spreads over the seeds."""
-    out = {}
+    out: dict[str, Any] = {}
     for key in runs[0]:
         values = [run[key] for run in runs]
         out[key] = float(np.mean(values))

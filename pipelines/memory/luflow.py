@@ -125,7 +125,7 @@ def train_network(
         for rows in torch.split(order, 512):
             loss = nn.functional.cross_entropy(network(x[rows]), y[rows], label_smoothing=0.01)
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         schedule.step()
     return network.eval()

@@ -1,0 +1,232 @@
+"""The cost of the error memory: to read it, to write it, to see what another wrote.
+
+    python -m benchmarks.memory_read [--quick] [--entries N]
+
+One core, one million entries (65,536 with --quick) of 32-dimensional keys and scores in a local
+table; a read corrects 256 candidates (`p50_ms`, `p99_ms`) or one (`one_p50_us`). The baseline is
+the same correction with the buckets in Redis, where every replica would see a write at once: one
+pipelined round trip fetches the packed entries of the same buckets, then the same kernel runs on
+them. Writes go through the log of a real server, 64 entries a message; `visible_p99_ms` is the time
+from before the append until a replica in another process has read it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import redis
+from numpy.typing import NDArray
+
+from benchmarks.harness import Result, parse
+from feature_store.error_memory import ErrorBatch, ErrorMemory, MemoryPolicy
+from feature_store.error_memory.log import MemoryLog
+from feature_store.error_memory.neighbours import probed_buckets
+from feature_store.error_memory.replica import MemoryReplica
+from feature_store.error_memory.wire import pack
+from feature_store.online import EmbeddedRedis, connect
+
+FloatArray = NDArray[np.float32]
+D, CANDIDATES, MESSAGE = 32, 256, 64
+
+
+def main() -> None:
+    """Run the benchmark, or the replica that watches."""
+    if sys.argv[1:2] == ["--replica"]:
+        watch(sys.argv[2])
+        return
+    options: dict[str, dict[str, Any]] = {"--entries": {"type": int, "default": None}}
+    arguments = parse(__doc__, data=".", seeds=1, options=options)
+    n = arguments.extra.entries or (2**16 if arguments.quick else 2**20)
+    rounds = 300 if arguments.quick else 2_000
+    result = Result("memory_read")
+    policy = reading_policy(n)
+    memory = ErrorMemory(policy, d=D, n_classes=1)
+    rng = np.random.default_rng(0)
+    wrote = time.perf_counter()
+    for start in range(0, n, 4096):
+        memory.write(entries(rng, min(4096, n - start), policy.n_experts))
+    result.details["table_writes_per_s"] = n / (time.perf_counter() - wrote)
+    result.details["entries"] = len(memory)
+    result.ours = read_times(memory, rng, rounds)
+    with (
+        tempfile.TemporaryDirectory(prefix="errata-") as folder,
+        EmbeddedRedis(Path(folder)) as server,
+    ):
+        client = connect(server.url, timeout_s=30)
+        result.baselines["redis_round_trip"] = redis_read_times(client, memory, rng, rounds // 10)
+        client.flushall()
+        result.ours |= write_times(client, server.url, policy, rng, quick=arguments.quick)
+    stats = memory.stats()
+    result.ours["table_bytes_per_entry"] = stats.bytes / n
+    result.details["times_faster_than_redis"] = (
+        result.baselines["redis_round_trip"]["p50_ms"] / result.ours["p50_ms"]
+    )
+    result.print()
+
+
+def reading_policy(n: int) -> MemoryPolicy:
+    """Six kernels and a sketch, as tuning tends to choose."""
+    return MemoryPolicy.model_validate(
+        {
+            "capacity": n,
+            "kernels": [{"beta": b, "half_life": h} for b in (10, 100, 1000) for h in (500, 5000)],
+            "sketches": [{"bits": 12, "tables": 2, "half_life": 5000, "gamma": 0}],
+        }
+    )
+
+
+def entries(rng: np.random.Generator, n: int, experts: int) -> ErrorBatch:
+    """Keys around 500 centres, as a model's representations cluster."""
+    centres = np.random.default_rng(1).standard_normal((500, D)) / D**0.5
+    keys = centres[rng.integers(0, 500, n)] + 0.3 * rng.standard_normal((n, D)) / D**0.5
+    labels = rng.integers(0, 2, (n, 1)).astype(np.float32)
+    return ErrorBatch.of(
+        keys.astype(np.float32),
+        labels,
+        rng.random((n, 1), np.float32),
+        losses=rng.random((n, experts + 1), np.float32),
+    )
+
+
+def read_times(memory: ErrorMemory, rng: np.random.Generator, rounds: int) -> dict[str, float]:
+    """Quantiles of a local read."""
+    experts = memory.policy.n_experts
+    many, one = [], []
+    for _ in range(rounds):
+        batch = entries(rng, CANDIDATES, experts)
+        started = time.perf_counter()
+        memory.read(batch.keys, batch.predictions)
+        many.append(time.perf_counter() - started)
+        key, prediction = batch.keys[:1], batch.predictions[:1]
+        started = time.perf_counter()
+        memory.read(key, prediction)
+        one.append(time.perf_counter() - started)
+    first = rounds // 10
+    return {
+        "p50_ms": float(np.quantile(many[first:], 0.5) * 1e3),
+        "p99_ms": float(np.quantile(many[first:], 0.99) * 1e3),
+        "one_p50_us": float(np.quantile(one[first:], 0.5) * 1e6),
+        "one_p99_us": float(np.quantile(one[first:], 0.99) * 1e6),
+    }
+
+
+def redis_read_times(
+    client: redis.Redis, memory: ErrorMemory, rng: np.random.Generator, rounds: int
+) -> dict[str, float]:
+    """The same buckets, each a packed string in Redis."""
+    table = memory._neighbours
+    packed = np.concatenate(
+        [table.keys, table.labels, table.predictions, table.weights[..., None]], axis=2
+    )  # (N, S, d + 2C + 1)
+    for start in range(0, len(packed), 1024):
+        pipeline = client.pipeline(transaction=False)
+        for bucket in range(start, min(start + 1024, len(packed))):
+            pipeline.set(f"b:{bucket}", packed[bucket].tobytes())
+        pipeline.execute()
+    buckets = np.empty(memory.policy.probes, np.int64)
+    margins = np.empty(memory.policy.bits, np.float32)
+    betas = np.array([10.0, 100.0, 1000.0], np.float32)
+    times = []
+    for _ in range(max(rounds, 20)):
+        batch = entries(rng, CANDIDATES, memory.policy.n_experts)
+        started = time.perf_counter()
+        wanted = []
+        for key in batch.keys:
+            found = probed_buckets(table, key, buckets, margins)
+            wanted.append([f"b:{bucket}" for bucket in buckets[:found].tolist()])
+        raw: Any = client.mget([name for names in wanted for name in names])
+        at = 0
+        for key, names in zip(batch.keys, wanted, strict=True):
+            joined = b"".join(raw[at : at + len(names)])
+            at += len(names)
+            rows = np.frombuffer(joined, np.float32).reshape(-1, D + 3)
+            distance = ((rows[:, :D] - key) ** 2).sum(1)
+            weight = np.exp(-betas[:, None] * distance) * rows[:, -1]
+            weight @ rows[:, D : D + 2]
+        times.append(time.perf_counter() - started)
+    return {
+        "p50_ms": float(np.quantile(times, 0.5) * 1e3),
+        "p99_ms": float(np.quantile(times, 0.99) * 1e3),
+    }
+
+
+def write_times(
+    client: redis.Redis, url: str, policy: MemoryPolicy, rng: np.random.Generator, *, quick: bool
+) -> dict[str, float]:
+    """Ingest through the log, replay, and the time until another process sees a write."""
+    log = MemoryLog(client, model="bench", version="v1")
+    messages = 300 if quick else 3_000
+    ready = [entries(rng, MESSAGE, policy.n_experts) for _ in range(50)]
+    numbered = 0
+    spent = 0.0
+    for step in range(messages):
+        ids = np.arange(numbered + 1, numbered + MESSAGE + 1, dtype=np.uint64)
+        numbered += MESSAGE
+        batch = ErrorBatch(**{**ready[step % 50].__dict__, "feedback_ids": ids})
+        started = time.perf_counter()
+        log.append(batch)
+        spent += time.perf_counter() - started
+    header, records = pack(ready[0])
+    replica = MemoryReplica(log, policy, d=D, n_classes=1)
+    started = time.perf_counter()
+    replica.catch_up()
+    caught_up = time.perf_counter() - started
+    return {
+        "visible_p99_ms": visible_p99_ms(client, url, log, ready, 100 if quick else 500),
+        "bytes_per_entry": (len(header) + records.nbytes) / MESSAGE,
+        "ingest_per_s": numbered / spent,
+        "replay_per_s": numbered / caught_up,
+    }
+
+
+def visible_p99_ms(
+    client: redis.Redis, url: str, log: MemoryLog, ready: list[ErrorBatch], rounds: int
+) -> float:
+    """From before the append until the other process has it, on one machine's clock."""
+    child = subprocess.Popen(
+        [sys.executable, __file__, "--replica", url],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+    )
+    try:
+        client.blpop(["ready"], timeout=60)
+        delays = []
+        for step in range(rounds):
+            started = time.time_ns()
+            position = log.append(ready[step % 50]).position
+            while True:
+                answer: Any = client.blpop(["seen"], timeout=10)
+                seen, at = map(int, answer[1].split())
+                if seen >= position:
+                    break
+            delays.append((at - started) / 1e6)
+        return float(np.quantile(delays, 0.99))
+    finally:
+        child.terminate()
+        child.wait()
+
+
+def watch(url: str) -> None:
+    """The other replica: says when it has read how far."""
+    client = connect(url, timeout_s=30)
+    log = MemoryLog(connect(url, timeout_s=30), model="bench", version="v1")
+    replica = MemoryReplica(log, reading_policy(2**16), d=D, n_classes=1)
+    replica.catch_up()
+    probe = entries(np.random.default_rng(0), 1, 1)
+    replica.read(probe.keys, probe.predictions)
+    client.rpush("ready", "1")
+    while True:
+        before = replica.position
+        replica.poll(block_ms=100)
+        if replica.position > before:
+            client.rpush("seen", f"{replica.position} {time.time_ns()}")
+
+
+if __name__ == "__main__":
+    main()
