@@ -32,7 +32,7 @@ class Arguments:
 def parse(
     description: str | None,
     *,
-    data: str,
+    data: str | None,
     seeds: int,
     options: Mapping[str, dict[str, Any]] | None = None,
 ) -> Arguments:
@@ -40,7 +40,7 @@ def parse(
 
     Args:
         description: the module's docstring, shown by `--help`.
-        data: folder under `ERRATA_DATA` that is used where `--data` is left out.
+        data: folder under `ERRATA_DATA` used where `--data` is left out; None needs none.
         seeds: how many seeds run where `--seeds` is left out.
         options: further options, name → arguments of `add_argument`.
     """
@@ -55,7 +55,10 @@ def parse(
         parser.add_argument(name, **arguments)
     parsed = parser.parse_args()
     folder = parsed.data
-    if folder is None:
+    if folder is None and data is None:
+        folder = Path()
+    elif folder is None:
+        assert data is not None
         if "ERRATA_DATA" not in os.environ:
             parser.error(f"name a folder with --data, or set ERRATA_DATA to one that has {data}")
         folder = Path(os.environ["ERRATA_DATA"]) / data

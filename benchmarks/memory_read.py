@@ -42,7 +42,7 @@ def main() -> None:
         watch(sys.argv[2])
         return
     options: dict[str, dict[str, Any]] = {"--entries": {"type": int, "default": None}}
-    arguments = parse(__doc__, data=".", seeds=1, options=options)
+    arguments = parse(__doc__, data=None, seeds=1, options=options)
     n = arguments.extra.entries or (2**16 if arguments.quick else 2**20)
     rounds = 300 if arguments.quick else 2_000
     result = Result("memory_read")

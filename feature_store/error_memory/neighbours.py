@@ -17,7 +17,7 @@ from feature_store.error_memory.hashing import bucket_of, hyperplanes, signs
 
 FloatArray = NDArray[np.float32]
 NOTHING = -1
-# exp(-12) = 6e-6: entries further away than that do not count for any kernel.
+# exp(-12) = 6e-6: a bucket whose entries are all further away is passed over.
 _NEGLIGIBLE = 12.0
 
 
@@ -122,46 +122,124 @@ def probed_buckets(
     return found
 
 
+class Kernels(NamedTuple):
+    """The kernels of a policy, and room to work in."""
+
+    betas: FloatArray  # (B,) each once
+    rates: FloatArray  # (H,) ln 2 / half-life, each once
+    beta_of: NDArray[np.int64]  # (kernels,) place in betas
+    rate_of: NDArray[np.int64]  # (kernels,) place in rates
+
+
+class Scratch(NamedTuple):
+    """Room for one reader."""
+
+    buckets: NDArray[np.int64]  # (probes,)
+    margins: FloatArray  # (bits,)
+    distances: FloatArray  # (S,)
+    near: FloatArray  # (B, S) exp(-β distance) · weight
+    fresh: FloatArray  # (H, S) 2^(-age / half-life)
+    powers: NDArray[np.int32]  # (S,) bits of powers of two
+    powers_as_float: FloatArray  # (S,) the same memory
+
+
+@compiled
+def scratch(table: Neighbours, kernels: Kernels, probes: int) -> Scratch:
+    """Room for one reader of `table`."""
+    slots = table.sequence.shape[1]
+    powers = np.empty(slots, np.int32)
+    return Scratch(
+        np.empty(probes, np.int64),
+        np.empty(table.planes.shape[0], np.float32),
+        np.empty(slots, np.float32),
+        np.empty((kernels.betas.shape[0], slots), np.float32),
+        np.empty((kernels.rates.shape[0], slots), np.float32),
+        powers,
+        powers.view(np.float32),
+    )
+
+
+@compiled
+def exp_all(
+    scale: float,
+    values: FloatArray,
+    out: FloatArray,
+    powers: NDArray[np.int32],
+    as_float: FloatArray,
+) -> None:
+    """out = exp(scale · values) for arguments of at most 0, to a relative 3e-7.
+
+    2^y = 2^floor(y) · 2^(y - floor(y)): the first by the bits of a float's exponent, the second by
+    a polynomial. Unlike a call of exp, the loop uses the machine's vectors.
+    """
+    factor = np.float32(scale) * np.float32(1.4426950408889634)
+    for i in range(values.shape[0]):
+        y = max(factor * values[i], np.float32(-126.0))
+        whole = np.floor(y)
+        powers[i] = (np.int32(whole) + np.int32(127)) << np.int32(23)
+        f = y - whole
+        out[i] = np.float32(0.9999999) + f * (
+            np.float32(0.69315308)
+            + f
+            * (
+                np.float32(0.24015361)
+                + f
+                * (
+                    np.float32(0.055826318)
+                    + f * (np.float32(0.0089893397) + f * np.float32(0.0018775767))
+                )
+            )
+        )
+    for i in range(values.shape[0]):
+        out[i] *= as_float[i]
+
+
 @compiled
 def sum_neighbours(
     table: Neighbours,
     key: FloatArray,
     now: int,
-    betas: FloatArray,  # (B,) each kernel's own
-    rates: FloatArray,  # (H,) ln 2 / half-life
-    kernel_beta: NDArray[np.int64],  # (kernels,) place in betas
-    kernel_rate: NDArray[np.int64],  # (kernels,) place in rates
-    buckets: NDArray[np.int64],
-    margins: FloatArray,
-    near: FloatArray,  # (B,) scratch
-    fresh: FloatArray,  # (H,) scratch
+    kernels: Kernels,
+    room: Scratch,
     out: FloatArray,  # (kernels, 1 + 2C), added to
 ) -> None:
     """Add each kernel's Σ w, Σ w·label, Σ w·prediction over the looked-at buckets."""
     d, slots, n_classes = key.shape[0], table.keys.shape[1], table.labels.shape[2]
-    furthest = np.float32(_NEGLIGIBLE) / betas.min()
-    found = probed_buckets(table, key, buckets, margins)
+    furthest = np.float32(_NEGLIGIBLE) / kernels.betas.min()
+    found = probed_buckets(table, key, room.buckets, room.margins)
+    distances = room.distances
     for place in range(found):
-        bucket = buckets[place]
+        bucket = room.buckets[place]
+        nearest = np.float32(np.inf)
         for slot in range(slots):
-            number = table.sequence[bucket, slot]
-            if number == NOTHING:
-                continue
             distance = np.float32(0.0)
             for j in range(d):
                 step = key[j] - table.keys[bucket, slot, j]
                 distance += step * step
-            if distance > furthest:
-                continue
-            weight = table.weights[bucket, slot]
-            age = np.float32(now - number)
-            for i in range(betas.shape[0]):
-                near[i] = weight * np.exp(-betas[i] * distance)
-            for i in range(rates.shape[0]):
-                fresh[i] = np.exp(-rates[i] * age)
-            for i in range(kernel_beta.shape[0]):
-                each = near[kernel_beta[i]] * fresh[kernel_rate[i]]
-                out[i, 0] += each
-                for c in range(n_classes):
-                    out[i, 1 + c] += each * table.labels[bucket, slot, c]
-                    out[i, 1 + n_classes + c] += each * table.predictions[bucket, slot, c]
+            distances[slot] = distance
+            if table.sequence[bucket, slot] != NOTHING:
+                nearest = min(nearest, distance)
+        if nearest > furthest:
+            continue
+        for i in range(kernels.betas.shape[0]):
+            exp_all(-kernels.betas[i], distances, room.near[i], room.powers, room.powers_as_float)
+            for slot in range(slots):  # an empty slot has no weight
+                room.near[i, slot] *= table.weights[bucket, slot]
+        for slot in range(slots):
+            distances[slot] = np.float32(now - table.sequence[bucket, slot])
+        for i in range(kernels.rates.shape[0]):
+            exp_all(-kernels.rates[i], distances, room.fresh[i], room.powers, room.powers_as_float)
+        for i in range(kernels.beta_of.shape[0]):
+            near, fresh = room.near[kernels.beta_of[i]], room.fresh[kernels.rate_of[i]]
+            total = np.float32(0.0)
+            for slot in range(slots):
+                distances[slot] = near[slot] * fresh[slot]
+                total += distances[slot]
+            out[i, 0] += total
+            for c in range(n_classes):
+                labels, predictions = np.float32(0.0), np.float32(0.0)
+                for slot in range(slots):
+                    labels += distances[slot] * table.labels[bucket, slot, c]
+                    predictions += distances[slot] * table.predictions[bucket, slot, c]
+                out[i, 1 + c] += labels
+                out[i, 1 + n_classes + c] += predictions

@@ -10,7 +10,13 @@ from numpy.typing import NDArray
 from feature_store.error_memory.compiled import compiled
 from feature_store.error_memory.hashing import bucket_of
 from feature_store.error_memory.mixture import Mixture, estimate, gate_open, learn
-from feature_store.error_memory.neighbours import Neighbours, sum_neighbours, write_neighbour
+from feature_store.error_memory.neighbours import (
+    Kernels,
+    Neighbours,
+    scratch,
+    sum_neighbours,
+    write_neighbour,
+)
 from feature_store.error_memory.policy import MemoryPolicy
 from feature_store.error_memory.sketches import SketchTable, sum_sketch, write_sketch
 
@@ -20,10 +26,7 @@ FloatArray = NDArray[np.float32]
 class Parameters(NamedTuple):
     """The policy as the compiled code reads it."""
 
-    betas: FloatArray
-    rates: FloatArray
-    kernel_beta: NDArray[np.int64]
-    kernel_rate: NDArray[np.int64]
+    kernels: Kernels
     gammas: FloatArray  # (E - 1,)
     probes: int
     evidence: float
@@ -36,10 +39,12 @@ def read_parameters(policy: MemoryPolicy, *, by_class: bool) -> Parameters:
     betas = sorted({kernel.beta for kernel in policy.kernels}) or [1.0]
     half_lives = sorted({kernel.half_life for kernel in policy.kernels}) or [1.0]
     return Parameters(
-        betas=np.array(betas, np.float32),
-        rates=(np.log(2) / np.array(half_lives)).astype(np.float32),
-        kernel_beta=np.array([betas.index(k.beta) for k in policy.kernels], np.int64),
-        kernel_rate=np.array([half_lives.index(k.half_life) for k in policy.kernels], np.int64),
+        kernels=Kernels(
+            betas=np.array(betas, np.float32),
+            rates=(np.log(2) / np.array(half_lives)).astype(np.float32),
+            beta_of=np.array([betas.index(k.beta) for k in policy.kernels], np.int64),
+            rate_of=np.array([half_lives.index(k.half_life) for k in policy.kernels], np.int64),
+        ),
         gammas=np.array(
             [k.gamma for k in policy.kernels] + [s.gamma for s in policy.sketches], np.float32
         ),
@@ -60,31 +65,15 @@ def read_neighbours(
     estimates: FloatArray,
 ) -> None:
     """The base's and the kernels' estimates of n predictions into `estimates` (n, E, C)."""
-    n_classes, n_kernels = predictions.shape[1], parameters.kernel_beta.shape[0]
-    margins = np.empty(table.planes.shape[0], np.float32)
-    buckets = np.empty(parameters.probes, np.int64)
-    near = np.empty(parameters.betas.shape[0], np.float32)
-    fresh = np.empty(parameters.rates.shape[0], np.float32)
+    n_classes, n_kernels = predictions.shape[1], parameters.kernels.beta_of.shape[0]
+    room = scratch(table, parameters.kernels, parameters.probes)
     sums = np.empty((n_kernels, 1 + 2 * n_classes), np.float32)
     for i in range(keys.shape[0]):
         estimates[i, 0] = predictions[i]
         if n_kernels == 0:
             continue
         sums[:] = 0.0
-        sum_neighbours(
-            table,
-            keys[i],
-            now,
-            parameters.betas,
-            parameters.rates,
-            parameters.kernel_beta,
-            parameters.kernel_rate,
-            buckets,
-            margins,
-            near,
-            fresh,
-            sums,
-        )
+        sum_neighbours(table, keys[i], now, parameters.kernels, room, sums)
         for e in range(n_kernels):
             gamma = parameters.gammas[e]
             estimate(sums[e], predictions[i], gamma, parameters.evidence, estimates[i, 1 + e])
