@@ -26,11 +26,7 @@ FloatArray = NDArray[np.float32]
 KNN_PACKETS = 10
 NEIGHBOURS = (1, 3, 5, 9)
 FOREST_LEAVES = (1, 3)
-BOOSTED = (
-    TreeConfig(cuts=(), leaves=15, randomised=False),
-    TreeConfig(cuts=(), leaves=31, randomised=False),
-    TreeConfig(cuts=(), leaves=15, randomised=True),
-)
+BOOSTED = (TreeConfig(cuts=(), leaves=15), TreeConfig(cuts=(), leaves=31))
 TREES = 300
 
 

@@ -10,6 +10,7 @@ from feature_store.traffic.features import Tier, feature_table
 from feature_store.traffic.flows import FlowBatch
 from pipelines.progress import Reporter
 from pipelines.traffic.config import TreeConfig
+from pipelines.traffic.metrics import macro_f1
 from pipelines.traffic.train_network import LabelledPart
 
 
@@ -32,14 +33,20 @@ def train_tree(
     weight = weight / weight.mean() / copies
     held, held_rows = _with_cuts(validation.flows, (), tier)
     known = lightgbm.Dataset(table, training.label[rows], weight=weight[rows])
+
+    def score(probability: NDArray[np.float64], held: lightgbm.Dataset) -> tuple[str, float, bool]:
+        label = np.asarray(held.get_label(), np.int64)
+        found = probability.argmax(axis=1)
+        return "macro F1", macro_f1(label, found, classes=classes), True
+
     with reporter.bar("tree", config.rounds) as bar:
         return lightgbm.train(
             {
                 "objective": "multiclass",
+                "metric": "none",
                 "num_class": classes,
                 "learning_rate": config.learning_rate,
                 "num_leaves": config.leaves,
-                "extra_trees": config.randomised,
                 "min_data_in_leaf": config.least_rows,
                 "feature_fraction": config.feature_share,
                 "bagging_fraction": config.row_share,
@@ -53,9 +60,10 @@ def train_tree(
             known,
             num_boost_round=config.rounds,
             valid_sets=[lightgbm.Dataset(held, validation.label[held_rows], reference=known)],
+            feval=score,
             callbacks=[
                 lightgbm.early_stopping(config.patience, verbose=False),
-                lambda step: bar.advance(1, f"log loss {step.evaluation_result_list[0][2]:.3f}"),
+                lambda step: bar.advance(1, f"macro F1 {step.evaluation_result_list[0][2]:.3f}"),
             ],
         )
 
