@@ -41,10 +41,6 @@ class Recommender(litserve.LitAPI):  # type: ignore[misc]
         self.flat = faiss.IndexFlatIP(self.edition.item_vectors.shape[1])
         self.flat.add(np.ascontiguousarray(self.edition.item_vectors))
 
-    def decode_request(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The body as it came."""
-        return request
-
     def predict(self, request: dict[str, Any]) -> dict[str, Any]:
         """History → user vector → nearest items."""
         edition, k = self.edition, request["k"]
@@ -68,10 +64,6 @@ class Recommender(litserve.LitAPI):  # type: ignore[misc]
                 for place in best
             ]
         }
-
-    def encode_response(self, output: dict[str, Any]) -> dict[str, Any]:
-        """As it is."""
-        return output
 
 
 def main() -> None:

@@ -6,8 +6,8 @@
 
 In the open loop a latency runs from the moment at which the request was due, so that a server that
 stalls is charged for everyone who waited (no coordinated omission). The last line is one JSON
-object: counts by status, latencies of what was answered 200, requests a second, and per second
-what happened. `--port` may be a unix socket's path.
+object: counts by status, latencies of what was answered 200 (`served_*`: from when it was sent),
+requests a second, and per second what happened. `--port` may be a unix socket's path.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Connection(asyncio.Protocol):
         self._load = load
         self._buffer = bytearray()
         self._need = -1
-        self.due = 0.0
+        self.due = self.sent = 0.0
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -42,7 +42,7 @@ class Connection(asyncio.Protocol):
     def ask(self, request: bytes, due: float) -> None:
         """Send `request`, whose latency counts from `due`."""
         assert self.transport is not None
-        self.due = due
+        self.due, self.sent = due, time.perf_counter()
         self.transport.write(request)
 
     def data_received(self, data: bytes) -> None:
@@ -79,7 +79,8 @@ class Load:
         self._free: deque[Connection] = deque()
         self._waiting: deque[float] = deque()
         self._stop = False
-        self.samples: list[tuple[float, float, int]] = []  # (answered at, latency s, status)
+        # (answered at, latency from when it was due, from when it was sent, status), in seconds
+        self.samples: list[tuple[float, float, float, int]] = []
         self.started = 0.0
 
     async def run(self) -> dict[str, Any]:
@@ -136,7 +137,7 @@ class Load:
     def answered(self, connection: Connection, status: int) -> None:
         """Count an answer, and send the next request on the connection."""
         now = time.perf_counter()
-        self.samples.append((now - self.started, now - connection.due, status))
+        self._note(connection, now, status)
         self._busy.discard(connection)
         if self._stop:
             self._free.append(connection)
@@ -147,11 +148,15 @@ class Load:
         else:
             self._send(connection, now)
 
+    def _note(self, connection: Connection, now: float, status: int) -> None:
+        sample = (now - self.started, now - connection.due, now - connection.sent, status)
+        self.samples.append(sample)
+
     def lost(self, connection: Connection) -> None:
         """Count a connection that the server ended with a request under way as status 0."""
         if connection in self._busy:
             now = time.perf_counter()
-            self.samples.append((now - self.started, now - connection.due, 0))
+            self._note(connection, now, 0)
             self._busy.discard(connection)
         if connection in self._free:
             self._free.remove(connection)
@@ -171,8 +176,9 @@ class Load:
             self._send(self._free.pop(), time.perf_counter())
 
     def _summary(self, seconds: float, offered: int) -> dict[str, Any]:
-        at, latency, status = (np.array(each) for each in zip(*self.samples, strict=True))
+        at, latency, service, status = (np.array(each) for each in zip(*self.samples, strict=True))
         good = latency[status == 200] * 1e3
+        served = service[status == 200] * 1e3
         counts = Counter(status.astype(int).tolist())
         counts[-1] = len(self._busy)
         seconds_of = at.astype(int)
@@ -194,6 +200,8 @@ class Load:
             "p50_ms": _percentile(good, 50),
             "p90_ms": _percentile(good, 90),
             "p99_ms": _percentile(good, 99),
+            "served_p50_ms": _percentile(served, 50),
+            "served_p99_ms": _percentile(served, 99),
             "max_ms": float(good.max()) if len(good) else None,
             "statuses": {str(code): count for code, count in counts.items() if count},
             "failed": int(len(latency) - len(good) + counts[-1]),

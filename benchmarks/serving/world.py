@@ -47,6 +47,13 @@ class World:
         """Ids of the users whose histories are in Redis."""
         return [f"u{number}" for number in range(len(self.histories))]
 
+    def user_vectors(self, n: int) -> np.ndarray:
+        """(n, d + r) vectors of the first n users."""
+        edition = self.edition
+        events = [[(int(row), "click") for row in each[::-1]] for each in self.histories[:n]]
+        features = np.zeros((len(events), edition.user_features.dimension), np.float32)
+        return edition.user_vectors(edition.weigh(events), features)
+
     def bodies(self, *, k: int) -> list[bytes]:
         """A request body a user."""
         return [orjson.dumps({"user_id": user_id, "k": k}) for user_id in self.user_ids]
@@ -108,6 +115,17 @@ def make_world(*, n_items: int, d: int, n_users: int, spec: IndexSpec, seed: int
         user_features=UserFeatureSpec(),
     )
     return World(edition, _histories(topic, n_topics, n_users, rng))
+
+
+def world_of(registry: Registry, *, n_users: int, seed: int = 0) -> World:
+    """The champion of a registry; a user's history is an item and those that are near to it."""
+    directory, _ = registry.open(MODEL_NAME, "champion")
+    edition = RecommenderEdition.load(directory, device="cpu")
+    rng = np.random.default_rng(seed)
+    liked = rng.integers(len(edition.catalogue), size=n_users)
+    length = min(HISTORY_LENGTH, len(edition.catalogue))
+    _, near = edition.index.search(edition.item_vectors[liked], length)
+    return World(edition, near)
 
 
 def _histories(

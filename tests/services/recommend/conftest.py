@@ -40,7 +40,7 @@ def make_edition(seed: int = 0, per_genre: int = 20) -> RecommenderEdition:
     vectors = centres[[GENRES.index(genre) for genre in items["genre"]]]
     vectors = vectors + 0.1 * rng.standard_normal((len(items), 8))
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-    items = items.drop("genre").sort("item_type", "item_id")
+    items = items.with_columns(pl.concat_list("genre")).sort("item_type", "item_id")
     order = [row[0] for row in rows]
     vectors = vectors[[order.index(item_id) for item_id in items["item_id"]]]
     catalogue = Catalogue.from_items(items)

@@ -1,0 +1,153 @@
+"""One process that answers, or several that share a port and the pages of the index."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import tempfile
+import time
+from multiprocessing.process import BaseProcess
+
+from services.recommend.settings import ServeSettings
+
+log = logging.getLogger(__name__)
+
+# A worker that dies again and again is started with this much pause.
+RESTART_PAUSE_S = 1.0
+_POLL_S = 0.1
+
+
+def serve(settings: ServeSettings, *, host: str, port: int, workers: int = 1) -> None:
+    """Serve until SIGTERM or SIGINT, then finish what was taken.
+
+    With several workers each accepts on a socket of its own of the same port (SO_REUSEPORT), and a
+    worker that dies is started again. The edition's vectors and index are mapped: the workers read
+    the same pages. Their metrics are added up by whichever is asked.
+
+    Raises:
+        OSError: the address is taken.
+    """
+    if workers == 1:
+        _serve_one(settings, _listen(host, port, shared=False))
+        return
+    with tempfile.TemporaryDirectory(prefix="errata-metrics-") as metrics:
+        # Read by prometheus_client when a worker imports it.
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
+        try:
+            _supervise(settings, host, port, workers)
+        finally:
+            del os.environ["PROMETHEUS_MULTIPROC_DIR"]
+
+
+def _supervise(settings: ServeSettings, host: str, port: int, workers: int) -> None:
+    reserved = _bind(host, port, shared=True)  # keeps the port while no worker listens
+    port = reserved.getsockname()[1]
+    # A request is small: a pool of threads per operation costs more than it brings.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    context = multiprocessing.get_context("spawn")
+    stopping = False
+
+    def stop(*_: object) -> None:
+        nonlocal stopping
+        stopping = True
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def start() -> BaseProcess:
+        process = context.Process(target=_work, args=(settings, host, port), daemon=True)
+        process.start()
+        return process
+
+    running = [start() for _ in range(workers)]
+    try:
+        while not stopping:
+            time.sleep(_POLL_S)
+            for place, process in enumerate(running):
+                if not process.is_alive() and not stopping:
+                    log.error(
+                        "worker %s ended with %s; another starts", process.pid, process.exitcode
+                    )
+                    _forget_gauges(process)
+                    time.sleep(RESTART_PAUSE_S)
+                    running[place] = start()
+    finally:
+        for process in running:
+            process.terminate()
+        deadline = time.monotonic() + settings.limits.drain_s + 5
+        for process in running:
+            process.join(max(0.0, deadline - time.monotonic()))
+            if process.is_alive():
+                log.error("worker %s did not finish in time and was killed", process.pid)
+                process.kill()
+                process.join()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        reserved.close()
+
+
+def _work(settings: ServeSettings, host: str, port: int) -> None:
+    """A worker's whole life."""
+    _die_with_parent()
+    logging.basicConfig(
+        level=logging.WARNING, format=f"%(asctime)s %(levelname)s [{os.getpid()}] %(message)s"
+    )
+    _serve_one(settings, _listen(host, port, shared=True))
+
+
+def _serve_one(settings: ServeSettings, listener: socket.socket) -> None:
+    import uvicorn
+
+    from services.recommend.app import create_app
+
+    config = uvicorn.Config(
+        create_app(settings),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=round(settings.limits.drain_s),
+    )
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listen(host: str, port: int, *, shared: bool) -> socket.socket:
+    listener = _bind(host, port, shared=shared)
+    listener.listen(2_048)
+    listener.setblocking(False)
+    return listener
+
+
+def _bind(host: str, port: int, *, shared: bool) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise OSError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    return listener
+
+
+def _die_with_parent() -> None:
+    """A supervisor that was killed must not leave workers behind."""
+    parent = os.getppid()
+    try:
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+    except (OSError, AttributeError):
+        return  # not Linux
+    if os.getppid() != parent:
+        raise SystemExit("the supervisor is gone")
+
+
+def _forget_gauges(process: BaseProcess) -> None:
+    from prometheus_client import multiprocess
+
+    if process.pid is not None:
+        multiprocess.mark_process_dead(process.pid)  # type: ignore[no-untyped-call]
