@@ -28,7 +28,10 @@ def map_arrays(path: Path) -> dict[str, NDArray[np.float32]]:
         start = _HEADER_LENGTH_BYTES + length
         if length > min(size, _MAX_HEADER_BYTES):
             raise ValueError(f"{path} is no safetensors file")
-        header = orjson.loads(file.read(length))
+        try:
+            header = orjson.loads(file.read(length))
+        except orjson.JSONDecodeError as error:
+            raise ValueError(f"{path} is no safetensors file: {error}") from error
     arrays: dict[str, NDArray[np.float32]] = {}
     for name, entry in header.items():
         if name == "__metadata__":

@@ -18,6 +18,7 @@ from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save_file as save_tensors
 
 from feature_store.editions.mapped import map_arrays
+from feature_store.editions.small_batches import SmallBatchTower
 from feature_store.interactions.catalogue import Catalogue
 from feature_store.interactions.content import ContentSpec
 from feature_store.interactions.history import HistoryPolicy
@@ -28,6 +29,9 @@ from models.recommender.user_tower import Histories, UserTower, contributions
 MODEL_NAME = "recommender"
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
+
+# Up to so many users the dispatch of tensor operations costs more than their arithmetic.
+SMALL_BATCH = 64
 
 _CARD, _ITEMS, _INDEX = "edition.json", "items.parquet", "index.faiss"
 _VECTORS, _TOWER = "item_vectors.safetensors", "user_tower.safetensors"
@@ -187,6 +191,10 @@ class RecommenderEdition:
         )
 
     @cached_property
+    def _small_batches(self) -> SmallBatchTower:
+        return SmallBatchTower.of(self.user_tower)
+
+    @cached_property
     def _history_tensor(self) -> torch.Tensor:
         return torch.from_numpy(self.history_vectors)
 
@@ -197,9 +205,14 @@ class RecommenderEdition:
             histories: (B, n_items) float32 weights, from `HistoryPolicy`.
             features: (B, F) float32, from `UserFeatureSpec`.
         """
-        with torch.inference_mode():
-            users = self.user_tower(_flatten(histories, features), self._history_tensor, self.types)
-        vectors: FloatArray = users.numpy()
+        if histories.shape[0] <= SMALL_BATCH:
+            vectors = self._small_batches(
+                histories, features, self.history_vectors, self.types.numpy()
+            )
+        else:
+            with torch.inference_mode():
+                flat = _flatten(histories, features)
+                vectors = self.user_tower(flat, self._history_tensor, self.types).numpy()
         if self.history_tail.shape[1] == 0:
             return vectors
         return np.concatenate([vectors, self._user_tail(histories)], axis=1)

@@ -94,7 +94,7 @@ class Limits(_Settings):
         drain_s: how long a stopping process finishes what it took.
     """
 
-    deadline_ms: float = Field(250.0, gt=0)
+    deadline_ms: float = Field(1_000.0, gt=0)
     max_queue: int = Field(512, ge=1)
     max_batch: int = Field(16, ge=1, le=1_024)
     threads: int = Field(2, ge=1, le=64)

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
 import tempfile
 import time
 from multiprocessing.process import BaseProcess
@@ -18,6 +19,9 @@ log = logging.getLogger(__name__)
 # A worker that dies again and again is started with this much pause.
 RESTART_PAUSE_S = 1.0
 _POLL_S = 0.1
+# How long a thread may keep the interpreter while others want it. A request passes through several
+# hands: at Python's 5 ms each of them waits that long while a new version is being loaded.
+SWITCH_INTERVAL_S = 0.0005
 
 
 def serve(settings: ServeSettings, *, host: str, port: int, workers: int = 1) -> None:
@@ -100,6 +104,7 @@ def _work(settings: ServeSettings, host: str, port: int) -> None:
 def _serve_one(settings: ServeSettings, listener: socket.socket) -> None:
     import uvicorn
 
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     from services.recommend.app import create_app
 
     config = uvicorn.Config(

@@ -214,7 +214,7 @@ def test_rules_block_boost_cap_and_spread(registry, settings, tmp_path):
 
 def test_a_body_over_the_limit_is_refused_however_it_comes(registry, settings, tmp_path):
     publish(registry, tmp_path / "one")
-    with serving(settings(limits=Limits(max_body_bytes=1_000))) as client:
+    with serving(settings(limits=Limits(max_body_bytes=1_000, deadline_ms=20_000))) as client:
         large = b'{"history": ["' + b"x" * 2_000 + b'"]}'
         whole = client.post("/v1/recommendations", content=large)
         chunked = client.post("/v1/feedback", content=(large[:500], large[500:]))
@@ -226,7 +226,7 @@ def test_a_body_over_the_limit_is_refused_however_it_comes(registry, settings, t
 
 def test_too_many_requests_are_refused_at_once_and_it_recovers(registry, settings, tmp_path):
     publish(registry, tmp_path / "one")
-    limits = Limits(max_queue=2, max_batch=1, threads=1)
+    limits = Limits(max_queue=2, max_batch=1, threads=1, deadline_ms=20_000)
     statuses: Counter[int] = Counter()
     refused: list[httpx.Response] = []
     with serving(settings(limits=limits)) as client:
