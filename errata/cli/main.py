@@ -11,7 +11,18 @@ import typer
 from pydantic import ValidationError
 
 from errata import __version__
-from errata.cli import classify, data, demo, doctor, flows, index, registry, serve, train
+from errata.cli import (
+    classify,
+    data,
+    demo,
+    doctor,
+    flows,
+    index,
+    registry,
+    score,
+    serve,
+    train,
+)
 from errata.cli.interrupt import INTERRUPTED
 from errata.console import err
 from feature_store.online import EmbeddedRedisError
@@ -30,6 +41,7 @@ data.register(app)
 train.register(app)
 registry.register(app)
 index.register(app)
+score.register(app)
 serve.register(app)
 flows.register(app)
 classify.register(app)

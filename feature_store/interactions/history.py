@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import polars as pl
 import scipy.sparse as sp
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
@@ -91,6 +92,48 @@ class HistoryPolicy(BaseModel):
             half_life = self.half_life_items
             weights = [w * 0.5 ** (age / half_life) for age, w in enumerate(weights)]
         return rows, weights
+
+    def weigh_table(self, events: pl.DataFrame, *, users: int, items: int) -> sp.csr_matrix:
+        """`weigh` for many users at once, of which it is the reference.
+
+        Args:
+            events: columns `user` (row of the result), `item` (catalogue row, -1 is an unknown
+                item) and `type`; each user's events in time order, oldest first.
+            users, items: the shape of the result.
+
+        Returns:
+            (users, items) float32; a row's entries are newest first.
+        """
+        loud = (
+            pl.when(pl.col("type").is_in(list(NEGATIVE_SIGNALS)))
+            .then(0.0)
+            .when(pl.col("type").is_in(list(self.weak_signals)))
+            .then(self.weak_weight)
+            .otherwise(1.0)
+        )
+        half_life = self.half_life_items or np.inf
+        kept = (
+            events.lazy()
+            .with_row_index("at")
+            .filter(pl.col("item") >= 0)
+            .with_columns(loud=loud)
+            .group_by("user", "item")
+            .agg(
+                last_word=pl.col("loud").last(),
+                strongest=pl.col("loud").max(),
+                newest=pl.col("at").filter(pl.col("loud") > 0).max(),
+            )
+            .filter(pl.col("last_word") > 0)
+            .sort("user", "newest", descending=[False, True])
+            .with_columns(age=pl.int_range(pl.len()).over("user"))
+            .filter(pl.col("age") < self.max_items)
+            .collect()
+        )
+        weights = kept["strongest"].to_numpy() * 0.5 ** (kept["age"].to_numpy() / half_life)
+        lengths = np.bincount(kept["user"].to_numpy().astype(np.int64), minlength=users)
+        indptr = np.concatenate([[0], np.cumsum(lengths)])
+        entries = (weights.astype(np.float32), kept["item"].to_numpy().astype(np.int32), indptr)
+        return sp.csr_matrix(entries, shape=(users, items))
 
     def matrix(self, log: InteractionLog) -> sp.csr_matrix:
         """(n_users, n_items) float32: `weigh` of every user of the log."""

@@ -1,4 +1,5 @@
 import numpy as np
+import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -72,3 +73,23 @@ def test_training_and_serving_weigh_a_history_alike(histories, policy):
         dense = np.zeros(9, np.float32)
         dense[rows] = weights
         np.testing.assert_array_equal(matrix[user].toarray()[0], dense)
+
+
+@given(st.lists(histories, min_size=1, max_size=5), policies, st.randoms())
+def test_many_users_at_once_weigh_as_each_does_alone(histories, policy, random):
+    waiting = [(user, list(events)) for user, events in enumerate(histories)]
+    mixed = []  # users in any company, each in its own order
+    while waiting := [(user, events) for user, events in waiting if events]:
+        user, events = random.choice(waiting)
+        mixed.append((user, *events.pop(0)))
+    table = pl.DataFrame(
+        mixed, schema={"user": pl.Int64, "item": pl.Int64, "type": pl.String}, orient="row"
+    )
+    matrix = policy.weigh_table(table, users=len(histories), items=9)
+    assert matrix.shape == (len(histories), 9)
+    for user, events in enumerate(histories):
+        items = np.array([item for item, _ in events], np.int64)
+        rows, weights = policy.weigh(items, np.array([kind for _, kind in events], dtype=np.str_))
+        entries = slice(matrix.indptr[user], matrix.indptr[user + 1])
+        assert matrix.indices[entries].tolist() == rows.tolist()
+        np.testing.assert_allclose(matrix.data[entries], weights, rtol=1e-6)

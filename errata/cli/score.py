@@ -1,0 +1,196 @@
+"""`errata score`: a version over many users, pairs or flows, into Parquet."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from errata import __version__
+from errata.cli.interrupt import ends_promptly
+from errata.cli.options import Json
+from errata.cli.serve import redis_url
+from errata.console import out, print_json
+from errata.settings import Settings
+from feature_store.editions.recommender import MODEL_NAME as RECOMMENDER
+from feature_store.editions.traffic import MODEL_NAME as TRAFFIC
+from feature_store.registry import Registry
+
+if TYPE_CHECKING:
+    from pipelines.scoring.inputs import InputFile
+    from pipelines.scoring.job import Job, Summary
+
+MAX_K = 10_000
+
+Out = Annotated[str, typer.Option("--out", help="Folder for the Parquet parts: a path or a URL.")]
+Reference = Annotated[
+    str, typer.Option("--version", help="A version, or an alias such as champion.")
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Begin anew, whatever the folder holds of a job.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command group."""
+    group = typer.Typer(
+        help="Score many users, pairs or flows at once, into Parquet.", no_args_is_help=True
+    )
+    app.add_typer(group, name="score")
+
+    @group.command("recommender")
+    def score_recommender(
+        out_url: Out,
+        users: Annotated[
+            list[str] | None,
+            typer.Option(help="Parquet or CSV with user_id: the best k items of each user."),
+        ] = None,
+        pairs: Annotated[
+            list[str] | None,
+            typer.Option(help="Parquet or CSV with user_id and item_id: a score of each pair."),
+        ] = None,
+        k: Annotated[int, typer.Option(help="Items a user.", min=1, max=MAX_K)] = 100,
+        data: Annotated[
+            str | None,
+            typer.Option(help="Take histories from these imported tables, not from Redis."),
+        ] = None,
+        item_types: Annotated[
+            list[str] | None,
+            typer.Option("--type", help="Only items of this type; may be given again."),
+        ] = None,
+        include_seen: Annotated[
+            bool, typer.Option("--include-seen", help="Also items that the user knows.")
+        ] = False,
+        reference: Reference = "champion",
+        tenant: Annotated[str, typer.Option(help="Prefix of the keys in Redis.")] = "default",
+        block_rows: Annotated[int, typer.Option(help="Rows a part.", min=1)] = 1_024,
+        overwrite: Overwrite = False,
+        json: Json = False,
+    ) -> None:
+        """Write the best items of every user, or a score of each given pair.
+
+        What a user did comes from the online store (`errata materialise` fills it), or from the
+        tables of --data, which may be larger than memory. Inputs and --out are paths or URLs that
+        fsspec knows (s3://, gs://, …); an input may be a folder or a pattern. A run that was
+        killed goes on where it stopped when the same command is given again, with the version
+        that it began with. Rows that cannot be read are in rejects.jsonl.
+
+            errata score recommender --users users.parquet --data data/ --k 100 --out scores/
+        """
+        from pipelines.scoring.inputs import TABLE_SUFFIXES, find_files
+        from pipelines.scoring.recommender import OnlineSource, RecommenderJob, TableSource
+
+        if bool(users) == bool(pairs):
+            raise ValueError("name either --users or --pairs")
+        settings = Settings()
+        with ExitStack() as stack:
+            histories: OnlineSource | TableSource
+            if data is None:
+                histories = OnlineSource(stack.enter_context(redis_url(settings)), tenant)
+            else:
+                histories = TableSource(*_tables(data))
+            job = RecommenderJob(
+                registry=settings.registry,
+                cache=_cache(settings),
+                reference=reference,
+                version=_registry(settings).resolve(RECOMMENDER, reference),
+                kind="users" if users else "pairs",
+                inputs=find_files(users or pairs or [], suffixes=TABLE_SUFFIXES),
+                histories=histories,
+                code_version=__version__,
+                k=k,
+                item_types=tuple(item_types) if item_types else None,
+                exclude_seen=not include_seen,
+                block_rows=block_rows,
+            )
+            _run(job, out_url, overwrite=overwrite, json=json)
+
+    @group.command("traffic")
+    def score_traffic(
+        captures: Annotated[
+            list[str],
+            typer.Argument(
+                help="pcap or pcapng, plain or gzipped; files, folders, patterns, URLs."
+            ),
+        ],
+        out_url: Out,
+        reference: Reference = "champion",
+        block_rows: Annotated[int, typer.Option(help="Flows a part.", min=1)] = 4_096,
+        overwrite: Overwrite = False,
+        json: Json = False,
+    ) -> None:
+        """Write a row for every flow of captures: 5-tuple, times, totals and the verdict.
+
+        Captures stream through a flow table of bounded size: they may be larger than memory, and
+        lie where fsspec reaches (s3://, gs://, …). A run that was killed goes on where it stopped
+        when the same command is given again, with the version that it began with. What is no
+        capture, and what is damaged in one, is in rejects.jsonl.
+
+            errata score traffic captures/ --out verdicts/
+        """
+        from pipelines.scoring.inputs import find_files
+        from pipelines.scoring.traffic import CAPTURE_SUFFIXES, TrafficJob
+
+        settings = Settings()
+        job = TrafficJob(
+            registry=settings.registry,
+            cache=_cache(settings),
+            reference=reference,
+            version=_registry(settings).resolve(TRAFFIC, reference),
+            captures=find_files(captures, suffixes=CAPTURE_SUFFIXES),
+            code_version=__version__,
+            block_rows=block_rows,
+        )
+        _run(job, out_url, overwrite=overwrite, json=json)
+
+
+def _run(job: Job, out_url: str, *, overwrite: bool, json: bool) -> None:
+    from pipelines.progress import Terminal
+    from pipelines.scoring.job import in_process, score
+    from pipelines.scoring.output import Output
+
+    with ends_promptly("interrupted: the same command goes on after the last part"):
+        done = score(
+            job, Output(out_url), engine=in_process, overwrite=overwrite, reporter=Terminal()
+        )
+    if json:
+        print_json(done.to_json())
+    else:
+        _show(done)
+
+
+def _show(done: Summary) -> None:
+    table = Table("", done.out, show_header=True)
+    for name, value in done.to_json().items():
+        if name != "out" and value is not None:
+            shown = f"{value:,}" if isinstance(value, int | float) else str(value)
+            table.add_row(name.replace("_", " "), shown)
+    out.print(table)
+
+
+def _tables(data: str) -> list[InputFile]:
+    """The interactions, and the users where there are any."""
+    from pipelines.scoring.inputs import find_files
+
+    found: list[InputFile] = []
+    for name in ("interactions", "users"):
+        try:
+            found += find_files([f"{data.rstrip('/')}/{name}.parquet"], suffixes=())
+        except FileNotFoundError:
+            if name == "interactions":
+                raise FileNotFoundError(
+                    f"{data} holds no interactions.parquet: bring it into this form with "
+                    f"`errata import {data} FOLDER`"
+                ) from None
+    return found
+
+
+def _cache(settings: Settings) -> Path:
+    return settings.home / "cache" / "registry"
+
+
+def _registry(settings: Settings) -> Registry:
+    return Registry(settings.registry, cache=_cache(settings))

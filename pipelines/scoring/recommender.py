@@ -1,0 +1,419 @@
+"""The best items of every user, or scores of given pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from feature_store.editions.recommender import MODEL_NAME, RecommenderEdition, unknown
+from feature_store.interactions.catalogue import Catalogue
+from feature_store.interactions.history import NEGATIVE_SIGNALS
+from feature_store.online import OnlineStore, connect
+from feature_store.registry import Registry
+from feature_store.vectors.index import top
+from pipelines.progress import Bar, Reporter
+from pipelines.scoring.histories import Histories, Known, OnlineHistories, TableHistories
+from pipelines.scoring.inputs import InputFile, read_rows
+from pipelines.scoring.output import JobManifest, Output, UnitReport
+from pipelines.scoring.staging import Staged, bucket_count, stage
+
+USERS_A_BLOCK = 1_024
+BUCKET_BYTES = 16 << 20  # of Parquet: some million events
+# Scores of a block at once, at most; a larger catalogue is searched with the edition's index.
+SCORES_IN_MEMORY = 1 << 26
+
+ROWS, EVENTS, FEATURES = "rows", "events", "features"
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class OnlineSource:
+    """The online store that histories come from."""
+
+    url: str
+    tenant: str = "default"
+    timeout_s: float = 10.0
+
+    def open(self) -> OnlineStore:
+        """Connect."""
+        return OnlineStore(connect(self.url, timeout_s=self.timeout_s), tenant=self.tenant)
+
+
+@dataclass(frozen=True)
+class TableSource:
+    """The tables that histories come from: `interactions`, and `users` where there is one."""
+
+    interactions: InputFile
+    users: InputFile | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecommenderJob:
+    """Users or pairs under one edition; a unit is a bucket of users.
+
+    Attributes:
+        registry: root of the registry; `cache` holds copies of a remote one's versions.
+        reference, version: what was asked for, and what it stands for.
+        kind: `users` for the best `k` items of each, `pairs` for a score of each.
+        inputs: tables with `user_id`, and for pairs `item_id`.
+        histories: where what the users did comes from.
+        item_types: only items of these types; None takes all.
+        exclude_seen: leave out what is in the history.
+    """
+
+    registry: str
+    cache: Path | None
+    reference: str
+    version: str
+    kind: Literal["users", "pairs"]
+    inputs: tuple[InputFile, ...]
+    histories: OnlineSource | TableSource
+    code_version: str
+    k: int = 100
+    item_types: tuple[str, ...] | None = None
+    exclude_seen: bool = True
+    block_rows: int = USERS_A_BLOCK
+    bucket_bytes: int = BUCKET_BYTES
+
+    @property
+    def manifest(self) -> JobManifest:
+        """See `Job`."""
+        tables = self.histories if isinstance(self.histories, TableSource) else None
+        settings: dict[str, Any] = {
+            "histories": "online" if tables is None else "tables",
+            "block_rows": self.block_rows,
+            "bucket_bytes": self.bucket_bytes,
+        }
+        if self.kind == "users":
+            settings |= {
+                "k": self.k,
+                "item_types": None if self.item_types is None else list(self.item_types),
+                "exclude_seen": self.exclude_seen,
+            }
+        return JobManifest(
+            kind=self.kind,
+            model=MODEL_NAME,
+            reference=self.reference,
+            version=self.version,
+            settings=settings,
+            inputs=(*self.inputs, *self._tables),
+            units=self._buckets,
+            code_version=self.code_version,
+        )
+
+    def prepare(self, version: str, output: Output, report: UnitReport, reporter: Reporter) -> None:
+        """Sort the rows, and what the users did, out by user."""
+        edition = self._edition(version)
+        if self.item_types is not None:
+            edition.catalogue.mask(self.item_types)  # a type that no item has is refused
+        with reporter.bar("sorting input by user", len(self.inputs) + len(self._tables)) as bar:
+            stage(output, ROWS, self._rows(edition, report, bar), buckets=self._buckets)
+            if isinstance(self.histories, TableSource):
+                source = self.histories
+                events = _events(source.interactions, edition.catalogue)
+                stage(output, EVENTS, events, buckets=self._buckets)
+                bar.advance(1)
+                if source.users is not None:
+                    columns = _feature_columns(edition)
+                    users = read_rows(source.users, ("user_id",), optional=columns)
+                    stage(output, FEATURES, map(_with_text_ids, users), buckets=self._buckets)
+                    bar.advance(1)
+
+    def open(self, version: str, output: Output) -> UserScorer:
+        """See `Job`."""
+        edition = self._edition(version)
+        online = (
+            OnlineHistories(self.histories.open(), edition.catalogue)
+            if isinstance(self.histories, OnlineSource)
+            else None
+        )
+        ranking = Ranking(
+            edition,
+            k=self.k,
+            allowed=None if self.item_types is None else edition.catalogue.mask(self.item_types),
+            exclude_seen=self.exclude_seen,
+        )
+        return UserScorer(
+            ranking if self.kind == "users" else PairScores(edition),
+            version=version,
+            staged=Staged(output),
+            online=online,
+            block_rows=self.block_rows,
+        )
+
+    @property
+    def _tables(self) -> tuple[InputFile, ...]:
+        if not isinstance(self.histories, TableSource):
+            return ()
+        both = (self.histories.interactions, self.histories.users)
+        return tuple(each for each in both if each is not None)
+
+    @property
+    def _buckets(self) -> int:
+        total = sum(each.bytes for each in (*self.inputs, *self._tables))
+        return bucket_count(input_bytes=total, bucket_bytes=self.bucket_bytes)
+
+    def _edition(self, version: str) -> RecommenderEdition:
+        directory, _ = Registry(self.registry, cache=self.cache).open(MODEL_NAME, version)
+        return RecommenderEdition.load(directory, device="cpu")
+
+    def _rows(
+        self, edition: RecommenderEdition, report: UnitReport, bar: Bar
+    ) -> Iterator[pl.DataFrame]:
+        pairs = self.kind == "pairs"
+        required = ("user_id", "item_id") if pairs else ("user_id",)
+        items = _rows_of(edition.catalogue)
+        for file in self.inputs:
+            row = 1
+            for read in read_rows(file, required, optional=_feature_columns(edition)):
+                chunk = _with_text_ids(read).with_row_index("row", offset=row)
+                row += chunk.height
+                chunk = _keep(
+                    chunk, pl.col("user_id").fill_null("") != "", "it has no user_id", file, report
+                )
+                if pairs:
+                    chunk = chunk.join(items, on="item_id", how="left", maintain_order="left")
+                    known = pl.col("item").is_not_null()
+                    chunk = _keep(chunk, known, "the version has no such item", file, report)
+                yield chunk.drop("row")
+            bar.advance(1)
+
+
+@dataclass(frozen=True)
+class UserBlock:
+    """Rows of the input, sorted by user.
+
+    Attributes:
+        rows: `user` (place in `users`), `user_id`, and for pairs `item_id` and `item`.
+        users: their ids.
+        first: number of the first of them in the unit.
+    """
+
+    rows: pl.DataFrame
+    users: pl.Series
+    first: int
+    histories: Histories
+
+    def __len__(self) -> int:
+        return self.rows.height
+
+
+class UserScorer:
+    """A recommender edition over buckets of users.
+
+    Args:
+        answer: the rows that users and what is known of them lead to.
+        staged: the input, by bucket.
+        online: where histories come from; None takes them from `staged`.
+    """
+
+    def __init__(
+        self,
+        answer: Ranking | PairScores,
+        *,
+        version: str,
+        staged: Staged,
+        online: OnlineHistories | None,
+        block_rows: int,
+    ) -> None:
+        self._answer = answer
+        self._version = version
+        self._staged = staged
+        self._online = online
+        self._block_rows = block_rows
+
+    def read(self, unit: int, report: UnitReport) -> Iterator[UserBlock]:
+        """The bucket's rows, in the order of the input; a user who is asked for twice counts once,
+        a pair as often as it is there."""
+        rows = self._staged.read(ROWS, unit)
+        if rows is None:
+            return
+        if isinstance(self._answer, Ranking):
+            distinct = rows.unique("user_id", keep="first", maintain_order=True)
+            report.count("duplicates", rows.height - distinct.height)
+            rows = distinct
+        users = rows.select(pl.col("user_id").unique(maintain_order=True)).with_row_index("user")
+        histories = self._online or self._of_tables(unit, rows, users)
+        rows = rows.join(users, on="user_id", maintain_order="left").sort(
+            "user", maintain_order=True
+        )
+        for begin in range(0, rows.height, self._block_rows):
+            some = rows.slice(begin, self._block_rows)
+            first, last = int(some["user"][0]), int(some["user"][-1])
+            yield UserBlock(
+                some.with_columns(pl.col("user") - first),
+                users["user_id"].slice(first, last + 1 - first),
+                first,
+                histories,
+            )
+
+    def score(self, block: UserBlock) -> pl.DataFrame:
+        """One row for each of the block's."""
+        known = block.histories.of(block.users.to_list(), first=block.first)
+        return self._answer(block, known).with_columns(model_version=pl.lit(self._version))
+
+    def _of_tables(self, unit: int, rows: pl.DataFrame, users: pl.DataFrame) -> TableHistories:
+        features = self._staged.read(FEATURES, unit)
+        if features is None:  # the rows may bring features of their own
+            features = rows.drop("item_id", "item", strict=False)
+        return TableHistories(users, self._staged.read(EVENTS, unit), features)
+
+
+class Ranking:
+    """The best `k` items of users by exact score, or by the index where the catalogue is large.
+
+    Args:
+        allowed: (n_items,) rows that may be in a list; None allows all.
+        exclude_seen: leave out what is in a user's history.
+    """
+
+    def __init__(
+        self,
+        edition: RecommenderEdition,
+        *,
+        k: int,
+        allowed: NDArray[np.bool_] | None = None,
+        exclude_seen: bool = True,
+    ) -> None:
+        self._edition = edition
+        self._k = min(k, len(edition.catalogue))
+        self._allowed = allowed
+        self._exclude_seen = exclude_seen
+        self._item_ids = pl.Series(edition.catalogue.item_ids, dtype=pl.String)
+
+    def __call__(self, block: UserBlock, known: Known) -> pl.DataFrame:
+        """`user_id`, `item_ids` and `scores`, best first, and whether there was a history."""
+        histories, features = _inputs(self._edition, known)
+        scores, found = self._best(histories, features, self._hidden(known))
+        return pl.DataFrame(
+            {
+                "user_id": block.users,
+                "item_ids": _lists(self._item_ids.gather(found[found >= 0]), found >= 0),
+                "scores": _lists(pl.Series(scores[found >= 0]), found >= 0),
+                "personalised": np.diff(histories.indptr) > 0,
+            }
+        )
+
+    def _best(
+        self, histories: sp.csr_matrix, features: FloatArray, hidden: tuple[IntArray, IntArray]
+    ) -> tuple[FloatArray, IntArray]:
+        edition = self._edition
+        if histories.shape[0] * len(edition.catalogue) > SCORES_IN_MEMORY:
+            return self._search(histories, features, hidden)
+        scores = edition.scores(histories, features)
+        if self._allowed is not None:
+            scores[:, ~self._allowed] = -np.inf
+        scores[hidden] = -np.inf
+        best, rows = top(scores, self._k)
+        return best, np.where(np.isneginf(best), -1, rows)
+
+    def _search(
+        self, histories: sp.csr_matrix, features: FloatArray, hidden: tuple[IntArray, IntArray]
+    ) -> tuple[FloatArray, IntArray]:
+        edition, users = self._edition, histories.shape[0]
+        order = np.argsort(hidden[0], kind="stable")
+        bounds = np.cumsum(np.bincount(hidden[0], minlength=users))[:-1]
+        scores, rows = edition.retrieve(
+            edition.user_vectors(histories, features),
+            unknown(histories, features),
+            n=edition.scoring.fetched(self._k),
+            k=self._k,
+            allowed=self._allowed,
+            hidden=np.split(hidden[1][order], bounds),
+        )
+        return scores[:, : self._k], rows[:, : self._k]
+
+    def _hidden(self, known: Known) -> tuple[IntArray, IntArray]:
+        """(user, item) pairs that must not be in a list."""
+        events = known.events.filter(pl.col("item") >= 0)
+        if not self._exclude_seen:
+            events = events.filter(pl.col("type").is_in(list(NEGATIVE_SIGNALS)))
+        users, items = known.unwanted
+        return (
+            np.concatenate([events["user"].to_numpy().astype(np.int64), users]),
+            np.concatenate([events["item"].to_numpy().astype(np.int64), items]),
+        )
+
+
+class PairScores:
+    """The exact score of each given pair."""
+
+    def __init__(self, edition: RecommenderEdition) -> None:
+        self._edition = edition
+
+    def __call__(self, block: UserBlock, known: Known) -> pl.DataFrame:
+        """`user_id`, `item_id`, `score`, and whether there was a history."""
+        edition = self._edition
+        histories, features = _inputs(edition, known)
+        vectors = edition.user_vectors(histories, features)
+        user, item = block.rows["user"].to_numpy(), block.rows["item"].to_numpy()
+        scores = np.einsum("rd,rd->r", vectors[user], edition.item_vectors[item])
+        scores = scores / edition.scoring.temperature + edition.bias[item]
+        nobody = unknown(histories, features)[user]
+        scores = np.where(nobody, np.log1p(edition.popularity[item]), scores)
+        return block.rows.select("user_id", "item_id").with_columns(
+            score=pl.Series(scores.astype(np.float32)),
+            personalised=pl.Series((np.diff(histories.indptr) > 0)[user]),
+        )
+
+
+def _inputs(edition: RecommenderEdition, known: Known) -> tuple[sp.csr_matrix, FloatArray]:
+    users, items = len(known.features), len(edition.catalogue)
+    histories = edition.history.weigh_table(known.events, users=users, items=items)
+    return histories, edition.user_features.encode(known.features)
+
+
+def _lists(values: pl.Series, there: NDArray[np.bool_]) -> pl.Series:
+    """`values`, row after row, as one list for each row of `there`."""
+    users = np.repeat(np.arange(len(there)), there.sum(axis=1))
+    grouped = pl.DataFrame({"user": users, "value": values}).group_by("user", maintain_order=True)
+    lists = grouped.agg("value")
+    if lists.height == len(there):
+        return lists["value"]
+    everyone = pl.DataFrame({"user": np.arange(len(there))})
+    found = everyone.join(lists, on="user", how="left", maintain_order="left")["value"]
+    return found.fill_null(pl.Series([[]], dtype=found.dtype))
+
+
+def _events(file: InputFile, catalogue: Catalogue) -> Iterator[pl.DataFrame]:
+    """`user_id`, `item` (catalogue row), `type`, `timestamp`; unknown items are left out."""
+    items = _rows_of(catalogue)
+    for chunk in read_rows(file, ("user_id", "item_id"), optional=("timestamp", "type")):
+        defaults = {"timestamp": pl.lit(0, pl.Int64), "type": pl.lit("interaction")}
+        missing = {name: value for name, value in defaults.items() if name not in chunk.columns}
+        yield (
+            _with_text_ids(chunk)
+            .with_columns(**missing)
+            .join(items, on="item_id", how="inner", maintain_order="left")
+            .select("user_id", "item", "type", pl.col("timestamp").to_physical().cast(pl.Int64))
+        )
+
+
+def _rows_of(catalogue: Catalogue) -> pl.DataFrame:
+    ids = pl.Series(catalogue.item_ids, dtype=pl.String)
+    return pl.DataFrame({"item_id": ids, "item": np.arange(len(ids), dtype=np.int64)})
+
+
+def _feature_columns(edition: RecommenderEdition) -> Sequence[str]:
+    return (*edition.user_features.vocabulary, *edition.user_features.numeric)
+
+
+def _with_text_ids(table: pl.DataFrame) -> pl.DataFrame:
+    ids = [name for name in ("user_id", "item_id") if name in table.columns]
+    return table.with_columns(pl.col(ids).cast(pl.String))
+
+
+def _keep(
+    table: pl.DataFrame, where: pl.Expr, reason: str, file: InputFile, report: UnitReport
+) -> pl.DataFrame:
+    for row in table.filter(~where)["row"].to_list():
+        report.reject(file.url, reason, row=row)
+    return table.filter(where)
