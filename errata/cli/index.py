@@ -22,9 +22,11 @@ from errata.cli.serve import redis_url
 from errata.console import err, out, print_json
 from errata.settings import Settings
 from feature_store.editions import RecommenderEdition
+from feature_store.editions.additions import AddedItem
+from feature_store.editions.additions import fold as fold_changes
 from feature_store.editions.indexing import IndexReport, with_tuned_index
 from feature_store.editions.recommender import MODEL_NAME
-from feature_store.online import OnlineStore, connect
+from feature_store.online import CatalogueChanges, OnlineStore, connect
 from feature_store.online.store import HISTORY_LENGTH
 from feature_store.registry import Manifest, Registry
 from feature_store.vectors.spec import Kind
@@ -54,6 +56,9 @@ def register(app: typer.Typer) -> None:
             Path | None,
             typer.Option(help="Take the users of these tables in place of those in Redis."),
         ] = None,
+        fold: Annotated[
+            bool, typer.Option(help="Take in what was added and withdrawn over HTTP since.")
+        ] = True,
         queries: Annotated[int, typer.Option(help="How many users to search for.", min=20)] = 1_000,
         kinds: Annotated[
             list[str] | None,
@@ -83,6 +88,8 @@ def register(app: typer.Typer) -> None:
         registry = Registry(settings.registry, cache=settings.home / "cache" / "registry")
         directory, manifest = registry.open(model, reference)
         edition = RecommenderEdition.load(directory, device="cpu")
+        if fold:
+            edition = _folded(edition, settings, tenant)
         if data is not None:
             dataset = read_dataset(
                 data,
@@ -124,6 +131,23 @@ def _checked(kinds: list[str] | None) -> list[Kind] | None:
     if unknown := sorted(set(kinds or ()) - set(KINDS)):
         raise ValueError(f"--kind is one of {', '.join(KINDS)}, not {', '.join(unknown)}")
     return [kind for kind in KINDS if kind in kinds] if kinds else None
+
+
+def _folded(edition: RecommenderEdition, settings: Settings, tenant: str) -> RecommenderEdition:
+    """The edition with the changes of the catalogue, where there is a Redis that knows of any."""
+    if settings.redis_url is None and not settings.redis_directory.exists():
+        return edition
+    with redis_url(settings) as url:
+        changes = CatalogueChanges(connect(url, timeout_s=10), tenant=tenant).since(0)
+    if changes is None:
+        return edition
+    added = [AddedItem.unpack(raw) for _, raw in changes.added]
+    folded = fold_changes(edition, added, changes.withdrawn)
+    err.print(
+        f"{len(edition.catalogue):,} items, {len(folded.catalogue):,} after the changes",
+        highlight=False,
+    )
+    return folded
 
 
 def _of_redis(settings: Settings, tenant: str, queries: int) -> list[History]:

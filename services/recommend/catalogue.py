@@ -28,6 +28,7 @@ from feature_store.online import (
 from feature_store.registry import Registry, RegistryError
 from feature_store.vectors import single_threaded
 from services.recommend.loading import Served, load_served
+from services.recommend.predictions import PredictionKeeper
 from services.recommend.problems import ProblemError
 from services.recommend.recommender import Recommendation, recommend
 from services.recommend.schemas import (
@@ -88,6 +89,9 @@ class CatalogueService:
         self._users = Users(
             OnlineStore(client, tenant=settings.tenant), Spool(offline / "spool.jsonl")
         )
+        self._predictions = PredictionKeeper(
+            self._users.keep_predictions, lost=telemetry.predictions_lost.inc
+        )
         self._store = CatalogueChanges(client, tenant=settings.tenant)
         self._changes = Changes()
         self._arms: dict[str, Served] = {}
@@ -103,6 +107,10 @@ class CatalogueService:
         """The version that serves most users."""
         served = self._arms.get(CHAMPION)
         return None if served is None else served.version
+
+    def close(self) -> None:
+        """Write what waits for Redis."""
+        self._predictions.close()
 
     def refresh(self) -> None:
         """Look at Redis, at the changes of the catalogue and at the aliases; load what is new.
@@ -223,13 +231,13 @@ class CatalogueService:
             for prediction_id, request, each in zip(ids, requests, found, strict=True)
             if not isinstance(each, ProblemError)
         ]
-        with self._telemetry.timed("keep"):
-            kept = self._users.keep_predictions(predictions)
+        self._predictions.keep(predictions)
+        redis_away = not self._users.available
         with self._telemetry.timed("write"):
             return [
                 each
                 if isinstance(each, ProblemError)
-                else self._body(served, prediction_id, each, redis_away=user.degraded or not kept)
+                else self._body(served, prediction_id, each, redis_away=user.degraded or redis_away)
                 for prediction_id, user, each in zip(ids, known, found, strict=True)
             ]
 
@@ -304,7 +312,9 @@ class CatalogueService:
         """Answer `POST /v1/feedback`: on disk first, then into the user's history."""
         prediction = None
         if request.prediction_id is not None:
-            prediction = self._users.prediction(request.prediction_id)
+            prediction = self._predictions.waiting(request.prediction_id) or self._users.prediction(
+                request.prediction_id
+            )
         when = request.timestamp or datetime.now(UTC)
         record = FeedbackRecord(
             feedback_id=request.feedback_id or uuid.uuid4().hex,

@@ -54,6 +54,8 @@ class RecommendService:
     def close(self) -> None:
         """Finish what was taken."""
         self._batcher.close()
+        for catalogue in self._catalogues.values():
+            catalogue.close()
 
     def refresh(self) -> None:
         """Look for new versions and changes of every catalogue."""

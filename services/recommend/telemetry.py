@@ -50,6 +50,11 @@ class Telemetry:
             ["stage"],
             registry=self.registry,
         )
+        self.predictions_lost = Counter(
+            "errata_predictions_lost_total",
+            "Predictions that could not be kept for their outcome",
+            registry=self.registry,
+        )
         self.recommendations = Counter(
             "errata_recommendations_total",
             "Answered recommendations by the version that answered",
