@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 # The extra that brings FAISS: cpu, or gpu on a CUDA machine (never both).
 FAISS  ?= cpu
 
-.PHONY: install demo test check format bench clean
+.PHONY: install demo test check format bench web clean
 
 install: $(STAMP)
 
@@ -33,6 +33,11 @@ format: $(STAMP)
 bench: $(STAMP)
 	@for name in $$($(BIN)/python -m benchmarks); do \
 		echo "== $$name"; $(BIN)/python -m benchmarks.$$name --quick || exit 1; done
+
+# The dashboard is sent as it is written: there is nothing to build. This drives it in a browser and
+# takes the README's pictures anew.
+web: $(STAMP)
+	ERRATA_PICTURES=docs/images $(BIN)/python -m pytest -q tests/services/dashboard
 
 clean:
 	rm -rf $(VENV) var

@@ -41,8 +41,9 @@ def register(app: typer.Typer) -> None:
         with this process. A promoted version takes over without a restart. Catalogues, business
         rules, a challenger's share and limits are in --config: see configs/serve.yaml.
 
-            errata serve --port 8000      # then see http://127.0.0.1:8000/docs
+            errata serve --port 8000      # the dashboard is at http://127.0.0.1:8000, docs at /docs
         """
+        from errata.application import application
         from services.recommend.settings import ServeSettings
         from services.recommend.workers import serve as run
 
@@ -69,7 +70,7 @@ def register(app: typer.Typer) -> None:
                 highlight=False,
                 soft_wrap=True,
             )
-            run(serving, host=host, port=port, workers=workers)
+            run(serving, build=application, host=host, port=port, workers=workers)
 
 
 def read_settings(file: Path | None, overrides: dict[str, Any]) -> dict[str, Any]:

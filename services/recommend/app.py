@@ -12,7 +12,7 @@ from fastapi import Depends, FastAPI, Header, Path, Query, Response
 from fastapi.responses import JSONResponse
 from starlette.types import Scope
 
-from services.recommend import documentation, problems
+from services.recommend import browsing, documentation, problems
 from services.recommend.batcher import OverloadedError
 from services.recommend.catalogue import CatalogueService
 from services.recommend.direct import direct, header
@@ -168,6 +168,8 @@ def _add_routes(app: FastAPI, service: RecommendService) -> None:
     def models(catalogue: CatalogueService = chosen_catalogue) -> Models:
         """The registry's versions."""
         return catalogue.models()
+
+    browsing.add_routes(app, chosen_catalogue)
 
 
 def _add_operations(app: FastAPI, service: RecommendService) -> None:

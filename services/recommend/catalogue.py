@@ -112,6 +112,20 @@ class CatalogueService:
         """Write what waits for Redis."""
         self._predictions.close()
 
+    @property
+    def users(self) -> Users:
+        """What is known of this catalogue's users."""
+        return self._users
+
+    @property
+    def served(self) -> Served:
+        """What serves most users.
+
+        Raises:
+            ProblemError: 503 while no version is loaded.
+        """
+        return self._serving()
+
     def refresh(self) -> None:
         """Look at Redis, at the changes of the catalogue and at the aliases; load what is new.
 

@@ -84,6 +84,15 @@ class Users:
             last = [self._remembered.get(user_id, KnownUser()) for user_id in user_ids]
         return [KnownUser(each.events, each.features, each.hidden, True) for each in last]
 
+    def sample(self, n: int) -> list[str] | None:
+        """Up to `n` users who have a history; None while Redis is away."""
+        if self.available:
+            try:
+                return self._store.sample_users(n)
+            except redis.RedisError:
+                self._open_breaker()
+        return None
+
     def keep_predictions(self, predictions: Sequence[StoredPrediction]) -> bool:
         """Keep what was served for its outcome; False when Redis is away."""
         if not self.available:

@@ -10,12 +10,18 @@ import socket
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
+from typing import TYPE_CHECKING
 
 from services.recommend.settings import ServeSettings
 
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
 log = logging.getLogger(__name__)
 
+Build = Callable[[ServeSettings], "FastAPI"]
 # A worker that dies again and again is started with this much pause.
 RESTART_PAUSE_S = 1.0
 _POLL_S = 0.1
@@ -24,8 +30,10 @@ _POLL_S = 0.1
 SWITCH_INTERVAL_S = 0.0005
 
 
-def serve(settings: ServeSettings, *, host: str, port: int, workers: int = 1) -> None:
-    """Serve until SIGTERM or SIGINT, then finish what was taken.
+def serve(settings: ServeSettings, *, build: Build, host: str, port: int, workers: int = 1) -> None:
+    """Serve what `build`, a function of a module, makes of the settings in every worker.
+
+    SIGTERM or SIGINT ends it; what was taken is finished.
 
     With several workers each accepts on a socket of its own of the same port (SO_REUSEPORT), and a
     worker that dies is started again. The edition's vectors and index are mapped: the workers read
@@ -35,18 +43,18 @@ def serve(settings: ServeSettings, *, host: str, port: int, workers: int = 1) ->
         OSError: the address is taken.
     """
     if workers == 1:
-        _serve_one(settings, _listen(host, port, shared=False))
+        _serve_one(settings, build, _listen(host, port, shared=False))
         return
     with tempfile.TemporaryDirectory(prefix="errata-metrics-") as metrics:
         # Read by prometheus_client when a worker imports it.
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
         try:
-            _supervise(settings, host, port, workers)
+            _supervise(settings, build, host, port, workers)
         finally:
             del os.environ["PROMETHEUS_MULTIPROC_DIR"]
 
 
-def _supervise(settings: ServeSettings, host: str, port: int, workers: int) -> None:
+def _supervise(settings: ServeSettings, build: Build, host: str, port: int, workers: int) -> None:
     reserved = _bind(host, port, shared=True)  # keeps the port while no worker listens
     port = reserved.getsockname()[1]
     # A request is small: a pool of threads per operation costs more than it brings.
@@ -61,7 +69,7 @@ def _supervise(settings: ServeSettings, host: str, port: int, workers: int) -> N
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def start() -> BaseProcess:
-        process = context.Process(target=_work, args=(settings, host, port), daemon=True)
+        process = context.Process(target=_work, args=(settings, build, host, port), daemon=True)
         process.start()
         return process
 
@@ -92,23 +100,21 @@ def _supervise(settings: ServeSettings, host: str, port: int, workers: int) -> N
         reserved.close()
 
 
-def _work(settings: ServeSettings, host: str, port: int) -> None:
+def _work(settings: ServeSettings, build: Build, host: str, port: int) -> None:
     """A worker's whole life."""
     _die_with_parent()
     logging.basicConfig(
         level=logging.WARNING, format=f"%(asctime)s %(levelname)s [{os.getpid()}] %(message)s"
     )
-    _serve_one(settings, _listen(host, port, shared=True))
+    _serve_one(settings, build, _listen(host, port, shared=True))
 
 
-def _serve_one(settings: ServeSettings, listener: socket.socket) -> None:
+def _serve_one(settings: ServeSettings, build: Build, listener: socket.socket) -> None:
     import uvicorn
 
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    from services.recommend.app import create_app
-
     config = uvicorn.Config(
-        create_app(settings),
+        build(settings),
         log_level="warning",
         access_log=False,
         server_header=False,

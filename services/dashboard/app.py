@@ -1,0 +1,37 @@
+"""The page and its files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastapi import FastAPI
+from fastapi.staticfiles import StaticFiles
+from starlette.responses import Response
+from starlette.types import Scope
+
+from feature_store.registry import Registry
+from services.dashboard import versions
+
+STATIC = Path(__file__).parent / "static"
+_HEADERS = {
+    # A new release must be seen at once; an unchanged file is answered with 304.
+    "Cache-Control": "no-cache",
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; object-src 'none'; "
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+def install(app: FastAPI, registry: Registry) -> None:
+    """Serve the dashboard at `/`, behind the routes that `app` has by now."""
+    versions.add_routes(app, registry)
+    app.mount("/", _Page(directory=STATIC, html=True), name="dashboard")
+
+
+class _Page(StaticFiles):
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """See `StaticFiles`."""
+        response = await super().get_response(path, scope)
+        response.headers.update(_HEADERS)
+        return response

@@ -1,0 +1,200 @@
+"""A service with a catalogue, a few users and the dashboard, and a real browser that looks at it.
+
+`ERRATA_PICTURES=DIR` (set by `make web`) shows MovieLens-100K in place of invented films and keeps
+the pictures in DIR.
+"""
+
+import os
+import shutil
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import scipy.sparse as sp
+import uvicorn
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from errata.demo.movielens import fetch_wheel
+from feature_store.editions import RecommenderEdition, Scoring
+from feature_store.interactions.catalogue import Catalogue
+from feature_store.interactions.content import ContentSpec
+from feature_store.interactions.dataset import Dataset
+from feature_store.interactions.history import HistoryPolicy
+from feature_store.interactions.importers import import_dataset
+from feature_store.interactions.user_features import UserFeatureSpec
+from feature_store.online import Event, OnlineStore, connect
+from feature_store.registry import Registry
+from feature_store.vectors import IndexSpec, VectorIndex
+from models.recommender.user_tower import UserTower
+from services import dashboard
+from services.recommend.app import create_app
+from services.recommend.settings import ServeSettings
+from tests.services.recommend.conftest import make_edition
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+PICTURES = os.environ.get("ERRATA_PICTURES")
+FACTORS = 48
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip(f"there is no browser on the path: one of {', '.join(BROWSERS)}")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=found, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser: Browser, url: str) -> Iterator[Page]:
+    """A fresh page at the service, which must not complain."""
+    context = browser.new_context(
+        viewport={"width": 1360, "height": 860}, color_scheme="light", reduced_motion="reduce"
+    )
+    context.set_default_timeout(10_000)
+    page = context.new_page()
+    complaints: list[str] = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda said: said.type == "error" and complaints.append(said.text))
+    page.goto(url)
+    yield page
+    context.close()
+    assert [each for each in complaints if "Failed to load resource" not in each] == []
+
+
+@pytest.fixture
+def picture(tmp_path: Path):
+    folder = Path(PICTURES) if PICTURES else tmp_path
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def take(page: Page, name: str) -> None:
+        path = folder / f"{name}.png"
+        page.screenshot(path=path, animations="disabled")
+        assert path.stat().st_size > 5_000
+
+    return take
+
+
+@pytest.fixture(scope="session")
+def url(tmp_path_factory: pytest.TempPathFactory, redis_server) -> Iterator[str]:
+    """The service's address, for the whole session."""
+    home = tmp_path_factory.mktemp("dashboard")
+    registry = Registry(home / "registry")
+    edition, histories = films(home / "cache") if PICTURES else invented()
+    for number, recall in enumerate((0.251, 0.284)):
+        edition.save(home / f"staging-{number}")
+        (home / f"staging-{number}" / "model_card.md").write_text(
+            "# Films\n\nMeasured on **held-out** items.\n\n| model | recall@20 |\n|---|---|\n"
+            f"| this | {recall} |\n"
+        )
+        version = registry.publish(
+            "recommender",
+            home / f"staging-{number}",
+            data_fingerprint="test",
+            code_version="test",
+            config={},
+            metrics={"test": {"recall@20": recall, "ndcg@20": recall - 0.02}},
+        ).version
+        registry.promote("recommender", version, alias="champion")
+    client = connect(redis_server.url, timeout_s=5)
+    tenant = "dashboard"
+    OnlineStore(client, tenant=tenant).materialise(histories, {})
+    settings = ServeSettings(
+        registry=str(home / "registry"),
+        redis_url=redis_server.url,
+        offline=home / "offline",
+        tenant=tenant,
+        device="cpu",
+    )
+    app = create_app(settings)
+    dashboard.install(app, registry)
+    with running(app) as address:
+        yield address
+
+
+class running:  # noqa: N801 - used as a context manager
+    """An application on a free port."""
+
+    def __init__(self, app) -> None:
+        self._listener = socket.socket()
+        self._listener.bind(("127.0.0.1", 0))
+        self._server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on"))
+        arguments = {"sockets": [self._listener]}
+        self._thread = threading.Thread(target=self._server.run, kwargs=arguments)
+
+    def __enter__(self) -> str:
+        self._listener.listen(128)
+        self._thread.start()
+        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def __exit__(self, *_: object) -> None:
+        self._server.should_exit = True
+        self._thread.join()
+
+
+Histories = list[tuple[str, list[Event]]]
+
+
+def invented() -> tuple[RecommenderEdition, Histories]:
+    """Films and books of three genres, and one reader of each."""
+    histories = [
+        (f"{genre}-reader", [Event(f"film-{genre}-{n:02}", 1_000 * n) for n in range(6)])
+        for genre in ("war", "sea", "love")
+    ]
+    return make_edition(), histories
+
+
+def films(cache: Path) -> tuple[RecommenderEdition, Histories]:
+    """MovieLens-100K, its films placed by the leading factors of who liked what."""
+    data: Dataset = import_dataset(fetch_wheel(cache))
+    items = data.items.sort("item_type", "item_id")
+    catalogue = Catalogue.from_items(items)
+    liked = data.interactions.filter(pl.col("weight") >= 4)
+    rows = np.array([catalogue.row_of[each] for each in liked["item_id"]])
+    people, users = np.unique(liked["user_id"].to_numpy(), return_inverse=True)
+    matrix = sp.csr_matrix((np.ones(len(rows), np.float32), (users, rows)))
+    matrix.resize(len(people), len(items))
+    popularity = np.asarray(matrix.sum(0)).ravel().astype(np.float32)
+    weighed = matrix @ sp.diags(1 / np.maximum(popularity, 1) ** 0.4)
+    _, strength, factors = sp.linalg.svds(weighed, k=FACTORS, random_state=0)
+    vectors = (factors.T * strength).astype(np.float32)
+    vectors += 1e-4 * np.random.default_rng(0).standard_normal(vectors.shape)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors = vectors.astype(np.float32)
+    edition = RecommenderEdition(
+        catalogue=catalogue,
+        items=items,
+        item_vectors=vectors,
+        history_vectors=vectors.copy(),
+        history_tail=np.zeros((len(items), 0), np.float32),
+        bias=(0.6 * np.log1p(popularity)).astype(np.float32),
+        popularity=popularity,
+        user_tower=UserTower(dimension=FACTORS, n_types=1, n_features=0, d_hidden=0),
+        d_hidden=0,
+        index=VectorIndex.build(vectors, IndexSpec(), device="cpu"),
+        scoring=Scoring(temperature=0.1),
+        history=HistoryPolicy(),
+        content=ContentSpec.fit(items, text_dimension=256),
+        user_features=UserFeatureSpec(),
+    )
+    newest = liked.sort("timestamp").group_by("user_id", maintain_order=True).tail(12)
+    histories: Histories = []
+    for (user,), events in newest.filter(pl.col("user_id").cast(pl.Int64) <= 60).group_by(
+        "user_id", maintain_order=True
+    ):
+        histories.append((str(user), [Event(each, 0) for each in events["item_id"].to_list()]))
+    return edition, histories
