@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
@@ -21,7 +21,7 @@ from feature_store.registry import Registry
 
 if TYPE_CHECKING:
     from pipelines.scoring.inputs import InputFile
-    from pipelines.scoring.job import Job, Summary
+    from pipelines.scoring.job import Engine, Job, Summary
 
 MAX_K = 10_000
 
@@ -31,6 +31,15 @@ Reference = Annotated[
 ]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Begin anew, whatever the folder holds of a job.")
+]
+EngineName = Annotated[
+    Literal["process", "ray"],
+    typer.Option(
+        help="Where units are scored: in this process, or on a Ray cluster (extra `ray`)."
+    ),
+]
+RayAddress = Annotated[
+    str, typer.Option(help="With --engine ray: local, auto, or ray://HOST:PORT of a cluster.")
 ]
 
 
@@ -67,6 +76,8 @@ def register(app: typer.Typer) -> None:
         reference: Reference = "champion",
         tenant: Annotated[str, typer.Option(help="Prefix of the keys in Redis.")] = "default",
         block_rows: Annotated[int, typer.Option(help="Rows a part.", min=1)] = 1_024,
+        engine: EngineName = "process",
+        ray_address: RayAddress = "local",
         overwrite: Overwrite = False,
         json: Json = False,
     ) -> None:
@@ -106,7 +117,7 @@ def register(app: typer.Typer) -> None:
                 exclude_seen=not include_seen,
                 block_rows=block_rows,
             )
-            _run(job, out_url, overwrite=overwrite, json=json)
+            _run(job, out_url, _engine(engine, ray_address), overwrite=overwrite, json=json)
 
     @group.command("traffic")
     def score_traffic(
@@ -119,6 +130,8 @@ def register(app: typer.Typer) -> None:
         out_url: Out,
         reference: Reference = "champion",
         block_rows: Annotated[int, typer.Option(help="Flows a part.", min=1)] = 4_096,
+        engine: EngineName = "process",
+        ray_address: RayAddress = "local",
         overwrite: Overwrite = False,
         json: Json = False,
     ) -> None:
@@ -144,18 +157,23 @@ def register(app: typer.Typer) -> None:
             code_version=__version__,
             block_rows=block_rows,
         )
-        _run(job, out_url, overwrite=overwrite, json=json)
+        _run(job, out_url, _engine(engine, ray_address), overwrite=overwrite, json=json)
 
 
-def _run(job: Job, out_url: str, *, overwrite: bool, json: bool) -> None:
+def _engine(name: str, ray_address: str) -> Engine:
+    from pipelines.scoring.job import in_process
+    from pipelines.scoring.ray_engine import RayEngine
+
+    return RayEngine(address=ray_address) if name == "ray" else in_process
+
+
+def _run(job: Job, out_url: str, engine: Engine, *, overwrite: bool, json: bool) -> None:
     from pipelines.progress import Terminal
-    from pipelines.scoring.job import in_process, score
+    from pipelines.scoring.job import score
     from pipelines.scoring.output import Output
 
     with ends_promptly("interrupted: the same command goes on after the last part"):
-        done = score(
-            job, Output(out_url), engine=in_process, overwrite=overwrite, reporter=Terminal()
-        )
+        done = score(job, Output(out_url), engine=engine, overwrite=overwrite, reporter=Terminal())
     if json:
         print_json(done.to_json())
     else:
