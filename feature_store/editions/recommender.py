@@ -220,7 +220,10 @@ class RecommenderEdition:
     def scores(self, histories: sp.csr_matrix, features: FloatArray) -> FloatArray:
         """(B, n_items) float32: every item's exact score, its popularity for an unknown user."""
         users = self.user_vectors(histories, features)
-        scored: FloatArray = users @ self.item_vectors.T / self.scoring.temperature + self.bias
+        # In place, and the small factor scaled: the result is large.
+        users = np.divide(users, self.scoring.temperature, dtype=np.float32)
+        scored: FloatArray = users @ self.item_vectors.T
+        scored += self.bias
         scored[unknown(histories, features)] = np.log1p(self.popularity)
         return scored
 

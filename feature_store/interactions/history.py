@@ -104,35 +104,32 @@ class HistoryPolicy(BaseModel):
         Returns:
             (users, items) float32; a row's entries are newest first.
         """
-        loud = (
-            pl.when(pl.col("type").is_in(list(NEGATIVE_SIGNALS)))
-            .then(0.0)
-            .when(pl.col("type").is_in(list(self.weak_signals)))
-            .then(self.weak_weight)
-            .otherwise(1.0)
-        )
-        half_life = self.half_life_items or np.inf
-        kept = (
-            events.lazy()
-            .with_row_index("at")
-            .filter(pl.col("item") >= 0)
-            .with_columns(loud=loud)
-            .group_by("user", "item")
-            .agg(
-                last_word=pl.col("loud").last(),
-                strongest=pl.col("loud").max(),
-                newest=pl.col("at").filter(pl.col("loud") > 0).max(),
-            )
-            .filter(pl.col("last_word") > 0)
-            .sort("user", "newest", descending=[False, True])
-            .with_columns(age=pl.int_range(pl.len()).over("user"))
-            .filter(pl.col("age") < self.max_items)
-            .collect()
-        )
-        weights = kept["strongest"].to_numpy() * 0.5 ** (kept["age"].to_numpy() / half_life)
-        lengths = np.bincount(kept["user"].to_numpy().astype(np.int64), minlength=users)
-        indptr = np.concatenate([[0], np.cumsum(lengths)])
-        entries = (weights.astype(np.float32), kept["item"].to_numpy().astype(np.int32), indptr)
+        kinds = events["type"].unique().to_list()
+        weak = dict.fromkeys(self.weak_signals, self.weak_weight)
+        loudness = {
+            kind: 0.0 if kind in NEGATIVE_SIGNALS else weak.get(kind, 1.0) for kind in kinds
+        }
+        user, item = (events[name].to_numpy().astype(np.int64) for name in ("user", "item"))
+        loud = events["type"].replace_strict(loudness, return_dtype=pl.Float64).to_numpy()
+        at = np.flatnonzero(item >= 0)
+        pair = user[at] * items + item[at]
+        order = np.argsort(pair, kind="stable")  # one pair's mentions, oldest first
+        at, pair, loud = at[order], pair[order], loud[at[order]]
+        begin = np.flatnonzero(np.diff(pair, prepend=-1))
+        last = np.append(begin, len(pair))[1:] - 1
+        speaks = loud[last] > 0
+        strongest = np.maximum.reduceat(loud, begin)[speaks] if len(begin) else loud
+        newest = at[last[speaks]]  # the last word is none against the item
+        pair = pair[begin[speaks]]
+        user, item = pair // items, pair % items
+        newest_first = np.lexsort((-newest, user))
+        user, item, strongest = user[newest_first], item[newest_first], strongest[newest_first]
+        first = np.searchsorted(user, np.arange(users))
+        age = np.arange(len(user)) - first[user]
+        kept = age < self.max_items
+        weights = strongest[kept] * 0.5 ** (age[kept] / (self.half_life_items or np.inf))
+        indptr = np.concatenate([[0], np.cumsum(np.bincount(user[kept], minlength=users))])
+        entries = (weights.astype(np.float32), item[kept].astype(np.int32), indptr)
         return sp.csr_matrix(entries, shape=(users, items))
 
     def matrix(self, log: InteractionLog) -> sp.csr_matrix:

@@ -22,12 +22,12 @@ from pipelines.progress import Bar, Reporter
 from pipelines.scoring.histories import Histories, Known, OnlineHistories, TableHistories
 from pipelines.scoring.inputs import InputFile, read_rows
 from pipelines.scoring.output import JobManifest, Output, UnitReport
-from pipelines.scoring.staging import Staged, bucket_count, stage
+from pipelines.scoring.staging import BUFFER_BYTES, Staged, bucket_count, stage
 
 USERS_A_BLOCK = 1_024
 BUCKET_BYTES = 16 << 20  # of Parquet: some million events
-# Scores of a block at once, at most; a larger catalogue is searched with the edition's index.
-SCORES_IN_MEMORY = 1 << 26
+EXACT_ITEMS = 1 << 16  # a larger catalogue is searched with the edition's index
+SCORES_AT_ONCE = 1 << 24  # 64 MB of scores, and as much again twice to order them
 
 ROWS, EVENTS, FEATURES = "rows", "events", "features"
 IntArray = NDArray[np.int64]
@@ -67,6 +67,8 @@ class RecommenderJob:
         histories: where what the users did comes from.
         item_types: only items of these types; None takes all.
         exclude_seen: leave out what is in the history.
+        bucket_bytes: of input in a unit, which is held in memory.
+        buffer_bytes: of rows that wait to be written while the input is sorted out.
     """
 
     registry: str
@@ -82,6 +84,7 @@ class RecommenderJob:
     exclude_seen: bool = True
     block_rows: int = USERS_A_BLOCK
     bucket_bytes: int = BUCKET_BYTES
+    buffer_bytes: int = BUFFER_BYTES
 
     @property
     def manifest(self) -> JobManifest:
@@ -115,16 +118,17 @@ class RecommenderJob:
         if self.item_types is not None:
             edition.catalogue.mask(self.item_types)  # a type that no item has is refused
         with reporter.bar("sorting input by user", len(self.inputs) + len(self._tables)) as bar:
-            stage(output, ROWS, self._rows(edition, report, bar), buckets=self._buckets)
+            sizes = {"buckets": self._buckets, "buffer_bytes": self.buffer_bytes}
+            stage(output, ROWS, self._rows(edition, report, bar), **sizes)
             if isinstance(self.histories, TableSource):
                 source = self.histories
                 events = _events(source.interactions, edition.catalogue)
-                stage(output, EVENTS, events, buckets=self._buckets)
+                stage(output, EVENTS, events, **sizes)
                 bar.advance(1)
                 if source.users is not None:
                     columns = _feature_columns(edition)
                     users = read_rows(source.users, ("user_id",), optional=columns)
-                    stage(output, FEATURES, map(_with_text_ids, users), buckets=self._buckets)
+                    stage(output, FEATURES, map(_with_text_ids, users), **sizes)
                     bar.advance(1)
 
     def open(self, version: str, output: Output) -> UserScorer:
@@ -305,10 +309,22 @@ class Ranking:
     def _best(
         self, histories: sp.csr_matrix, features: FloatArray, hidden: tuple[IntArray, IntArray]
     ) -> tuple[FloatArray, IntArray]:
-        edition = self._edition
-        if histories.shape[0] * len(edition.catalogue) > SCORES_IN_MEMORY:
+        items = len(self._edition.catalogue)
+        if items > EXACT_ITEMS:
             return self._search(histories, features, hidden)
-        scores = edition.scores(histories, features)
+        parts, users = [], max(SCORES_AT_ONCE // items, 1)
+        for begin in range(0, histories.shape[0], users):
+            end = begin + users
+            mine = (hidden[0] >= begin) & (hidden[0] < end)
+            some = hidden[0][mine] - begin, hidden[1][mine]
+            parts.append(self._exactly(histories[begin:end], features[begin:end], some))
+        scores, rows = zip(*parts, strict=True)
+        return np.concatenate(scores), np.concatenate(rows)
+
+    def _exactly(
+        self, histories: sp.csr_matrix, features: FloatArray, hidden: tuple[IntArray, IntArray]
+    ) -> tuple[FloatArray, IntArray]:
+        scores = self._edition.scores(histories, features)
         if self._allowed is not None:
             scores[:, ~self._allowed] = -np.inf
         scores[hidden] = -np.inf

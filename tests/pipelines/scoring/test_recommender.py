@@ -94,8 +94,9 @@ def test_every_user_gets_what_a_loop_over_users_gives(home, data, edition, tmp_p
     assert not strangers & clicked
 
 
-def test_blocks_and_buckets_change_no_row(home, data, tmp_path):
+def test_blocks_and_buckets_change_no_row(home, data, tmp_path, monkeypatch):
     _, rows = run(make_job(home, data), tmp_path / "out")
+    monkeypatch.setattr(module, "SCORES_AT_ONCE", 300)  # two users at a time
     job = make_job(home, data, bucket_bytes=1_000, block_rows=5)
     assert job.manifest.units > 3
     summary, again = run(job, tmp_path / "again")
@@ -105,7 +106,7 @@ def test_blocks_and_buckets_change_no_row(home, data, tmp_path):
 
 def test_a_large_catalogue_is_searched_with_the_index(home, data, tmp_path, monkeypatch):
     _, rows = run(make_job(home, data), tmp_path / "exact")
-    monkeypatch.setattr(module, "SCORES_IN_MEMORY", 0)
+    monkeypatch.setattr(module, "EXACT_ITEMS", 0)
     _, again = run(make_job(home, data), tmp_path / "searched")
     assert_frame_equal(again, rows, abs_tol=1e-5)
 
