@@ -1,4 +1,5 @@
 # install: .venv with everything for a CPU    demo: a working recommender    test: lint, types, suite
+# demo-traffic: a classifier of traffic that it makes itself
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -6,7 +7,7 @@ STAMP  := $(VENV)/.installed
 # The extra that brings FAISS: cpu, or gpu on a CUDA machine (never both).
 FAISS  ?= cpu
 
-.PHONY: install demo test check format bench web clean
+.PHONY: install demo demo-traffic test check format bench web clean
 
 install: $(STAMP)
 
@@ -16,6 +17,9 @@ $(STAMP): pyproject.toml
 
 demo: $(STAMP)
 	@$(BIN)/errata demo --config configs/demo.yaml
+
+demo-traffic: $(STAMP)
+	@$(BIN)/errata demo-traffic
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -17,6 +17,7 @@ from errata.cli.serve import redis_url
 from errata.console import err, out
 from errata.settings import Settings
 from feature_store.online import connect
+from feature_store.online.verdicts import WaitingVerdicts
 from feature_store.registry import Registry
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def register(app: typer.Typer) -> None:
             if redis_stream is not None:
                 client = connect(stack.enter_context(redis_url(settings)))
                 stream = sinks.RedisStream(client, redis_stream, final_only=final_only)
-                chosen.append(stream)
+                chosen += [stream, sinks.Waiting(WaitingVerdicts(client))]
             for verdicts in classify_stream(source, classifier, stop=stop):
                 for sink in chosen:
                     sink.write(verdicts)

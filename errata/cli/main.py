@@ -15,6 +15,7 @@ from errata.cli import (
     classify,
     data,
     demo,
+    demo_traffic,
     doctor,
     flows,
     index,
@@ -46,6 +47,7 @@ serve.register(app)
 flows.register(app)
 classify.register(app)
 demo.register(app)
+demo_traffic.register(app)
 doctor.register(app)
 
 # Typer carries its own copy of click, or imports the real one: ask it for the class.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,10 +33,19 @@ def register(app: typer.Typer) -> None:
         workers: Annotated[
             int, typer.Option(help="Processes that share the port and the index.", min=1, max=256)
         ] = 1,
+        interface: Annotated[
+            str | None, typer.Option(help="Classify what passes it: see GET /v1/verdicts.")
+        ] = None,
+        capture: Annotated[
+            Path | None, typer.Option(help="Classify a capture file while serving.", exists=True)
+        ] = None,
+        replay: Annotated[
+            float | None, typer.Option(help="Replay the capture at so many times its speed.")
+        ] = None,
         config: ConfigFile = None,
         overrides: Overrides = None,
     ) -> None:
-        """Serve recommendations over HTTP.
+        """Serve recommendations, and verdicts on traffic, over HTTP.
 
         Redis is the server in ERRATA_REDIS_URL, or an embedded one under ERRATA_HOME that stops
         with this process. A promoted version takes over without a restart. Catalogues, business
@@ -44,8 +54,13 @@ def register(app: typer.Typer) -> None:
             errata serve --port 8000      # the dashboard is at http://127.0.0.1:8000, docs at /docs
         """
         from errata.application import application
+        from services.classify.settings import ClassifySettings, Watch
         from services.recommend.settings import ServeSettings
         from services.recommend.workers import serve as run
+
+        watched = interface is not None or capture is not None
+        if watched and workers > 1:
+            raise ValueError("--interface and --capture go with --workers 1: one process watches")
 
         logging.basicConfig(
             level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", force=True
@@ -70,7 +85,18 @@ def register(app: typer.Typer) -> None:
                 highlight=False,
                 soft_wrap=True,
             )
-            run(serving, build=application, host=host, port=port, workers=workers)
+            traffic = ClassifySettings(
+                registry=settings.registry,
+                redis_url=url,
+                alias=alias,
+                tenant=tenant,
+                watch=Watch(interface=interface, capture=capture, replay=replay)
+                if watched
+                else None,
+                code_version=__version__,
+            )
+            build = functools.partial(application, traffic=traffic)
+            run(serving, build=build, host=host, port=port, workers=workers)
 
 
 def read_settings(file: Path | None, overrides: dict[str, Any]) -> dict[str, Any]:

@@ -39,6 +39,7 @@ class Forest:
     """
 
     classes: int
+    columns: int
     begin: NDArray[np.uint32]
     feature: NDArray[np.uint32]
     threshold: FloatArray
@@ -64,6 +65,7 @@ class Forest:
         under = np.nextafter(rounded, np.float32(-np.inf))
         return cls(
             classes=int(about["num_class"]),
+            columns=int(about["max_feature_idx"]) + 1,
             begin=np.cumsum([0, *sizes]).astype(np.uint32),
             feature=np.concatenate([tree.feature for tree in flat]),
             threshold=np.where(rounded > threshold, under, rounded).astype(np.float32),
@@ -72,7 +74,13 @@ class Forest:
         )
 
     def predict(self, table: FloatArray) -> NDArray[np.float64]:
-        """(n, classes) probabilities of rows (n, columns) float32 without NaN."""
+        """(n, classes) probabilities of rows (n, columns) float32 without NaN.
+
+        Raises:
+            ValueError: rows of another width.
+        """
+        if table.shape[1] != self.columns:
+            raise ValueError(f"rows have {table.shape[1]} columns, the trees read {self.columns}")
         raw = np.zeros((len(table), self.classes))
         width = min(-(-len(table) // LANES) * LANES, MOST_LANES)
         lanes = np.zeros((table.shape[1], width), np.float32)

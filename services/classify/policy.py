@@ -28,8 +28,9 @@ class LatencyBudget(BaseModel):
     """Bounds on time and memory.
 
     Attributes:
-        latency_ms: verdicts that are further behind their packets shed what `Pressure` says: the
-            first level from here on, the second from twice, the third from four times as far.
+        latency_ms: when the oldest packet that waits has waited longer, what `Pressure` says is
+            shed: the first level from here on, the second from twice, the third from four times
+            as far.
         micro_batch: flows that are read together; between two batches the lag is looked at.
         states: recurrent states at most; see `StatePool`.
     """

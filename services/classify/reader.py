@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,6 +54,7 @@ class FlowReader:
 
     def each(self, flows: FlowBatch, first: IntArray, last: IntArray) -> Opinions:
         """Opinions after each packet from `first` to `last`, counted from 1, of every flow."""
+        flows = fitted(flows, self.edition.packets)
         with torch.inference_mode():
             row, packet, logits, hidden = self._stepped(flows, first, last)
         order = np.lexsort((packet, row))
@@ -60,6 +62,7 @@ class FlowReader:
 
     def whole(self, flows: FlowBatch, last: IntArray) -> Opinions:
         """One opinion on every flow, after packet `last`, without its state."""
+        flows = fitted(flows, self.edition.packets)
         logits, hidden = self.edition.read_network(flows.cut(last))
         return self._decided(flows, np.arange(len(flows)), last, logits, hidden)
 
@@ -96,6 +99,27 @@ class FlowReader:
                 peeks.add(chosen[asked], read[chosen[asked]], after.gather(wanted))
         self.states.put(numbers, state, read)
         return peeks.finish()
+
+
+def fitted(flows: FlowBatch, packets: int) -> FlowBatch:
+    """The flows with room for so many packets each, whatever their table keeps."""
+    kept = flows.size.shape[1]
+    if kept == packets:
+        return flows
+
+    def fit(column: NDArray[Any]) -> NDArray[Any]:
+        room = [(0, 0), (0, max(packets - kept, 0)), *[(0, 0)] * (column.ndim - 2)]
+        return np.pad(column[:, :packets], room)
+
+    return FlowBatch(
+        flow=flows.cut(packets).flow,
+        size=fit(flows.size),
+        direction=fit(flows.direction),
+        gap_ns=fit(flows.gap_ns),
+        fields=fit(flows.fields),
+        raw=flows.raw,
+        header_length=flows.header_length,
+    )
 
 
 class _Peeks:

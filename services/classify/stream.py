@@ -82,7 +82,7 @@ class StreamClassifier:
         budget: bounds on latency and memory.
         corrector: stands between the edition and every verdict.
         clock: of a live source; None for a file, which can wait.
-        settings: of the flow table.
+        settings: of the flow table; by default it keeps what the edition looks at.
 
     Attributes:
         counts: what was given and given up.
@@ -100,7 +100,7 @@ class StreamClassifier:
     ) -> None:
         self.budget = budget or LatencyBudget()
         self.counts = StreamCounts()
-        self.meter = FlowMeter(settings)
+        self.meter = FlowMeter(settings or FlowSettings(kept_packets=served.edition.packets))
         self._served = served
         self._corrector = corrector or Uncorrected()
         self._clock = clock
@@ -120,12 +120,9 @@ class StreamClassifier:
             known.opinion = None
 
     def _new_reader(self) -> FlowReader:
+        # M, the packet after which the verdict is final.
+        self._limit = min(self._served.edition.packets, self.meter.table.settings.kept_packets)
         return FlowReader(self._served.edition, self._corrector, states=self.budget.states)
-
-    @property
-    def _limit(self) -> int:
-        """M, the packet after which the verdict is final."""
-        return min(self._served.edition.packets, self.meter.table.settings.kept_packets)
 
     @property
     def states_dropped(self) -> int:
@@ -133,11 +130,10 @@ class StreamClassifier:
         return self._states_dropped + self._reader.states.dropped
 
     def add(self, batch: PacketBatch) -> Iterator[list[Verdict]]:
-        """Take packets; give what is to be said now, a list for each micro-batch."""
+        """Take packets, at least one; give what is to be said now, a list for each micro-batch."""
         self._taken_ns = time.perf_counter_ns()
         ended = list(self.meter.add(batch))
-        upto_ns = int(batch.timestamp_ns.max(initial=0))
-        yield from self._judge(ended, self.meter.table.touched(), upto_ns)
+        yield from self._judge(ended, self.meter.table.touched(), int(batch.timestamp_ns[0]))
 
     def advance(self, now_ns: int) -> Iterator[list[Verdict]]:
         """Say that no older packet is to come; give the verdicts on flows that thereby ended."""
@@ -152,25 +148,25 @@ class StreamClassifier:
             yield from self._judge([flows], None, None)
 
     def _judge(
-        self, ended: list[FlowBatch], running: FlowBatch | None, upto_ns: int | None
+        self, ended: list[FlowBatch], running: FlowBatch | None, oldest_ns: int | None
     ) -> Iterator[list[Verdict]]:
         """Final verdicts come first, then the flows that began first."""
         for flows in ended:
             for begin in range(0, len(flows), self.budget.micro_batch):
                 part = flows[begin : begin + self.budget.micro_batch]
-                yield self._read(part, ended=True, pressure=self._pressure(upto_ns))
+                yield self._read(part, ended=True, pressure=self._pressure(oldest_ns))
         if running is None or not len(running):
             return
         waits = running.flow["kept"] < self._limit
         running = running[np.lexsort((running.flow["number"], waits))]
         for begin in range(0, len(running), self.budget.micro_batch):
             part = running[begin : begin + self.budget.micro_batch]
-            yield self._read(part, ended=False, pressure=self._pressure(upto_ns))
+            yield self._read(part, ended=False, pressure=self._pressure(oldest_ns))
 
-    def _pressure(self, upto_ns: int | None) -> Pressure:
-        if self._clock is None or upto_ns is None:
+    def _pressure(self, oldest_ns: int | None) -> Pressure:
+        if self._clock is None or oldest_ns is None:
             return Pressure.NONE
-        return self.budget.pressure(self._clock.age_ns(upto_ns))
+        return self.budget.pressure(self._clock.age_ns(oldest_ns))
 
     def _read(self, flows: FlowBatch, *, ended: bool, pressure: Pressure) -> list[Verdict]:
         known = [self._know(row, pressure) for row in flows.flow]

@@ -12,12 +12,13 @@ from fastapi import Depends, FastAPI, Header, Path, Query, Response
 from fastapi.responses import JSONResponse
 from starlette.types import Scope
 
-from services.recommend import browsing, documentation, problems
+from services import problems
+from services.problems import documented
+from services.recommend import browsing, documentation
 from services.recommend.batcher import OverloadedError
 from services.recommend.catalogue import CatalogueService
 from services.recommend.direct import direct, header
 from services.recommend.guard import Guard
-from services.recommend.problems import documented
 from services.recommend.schemas import (
     MAX_K,
     FeedbackRequest,

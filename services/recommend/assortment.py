@@ -17,7 +17,7 @@ from feature_store.editions import RecommenderEdition
 from feature_store.editions.additions import AddedItem, place
 from feature_store.interactions.catalogue import Catalogue
 from feature_store.vectors import RowFilter
-from services.recommend.problems import ProblemError
+from services.problems import ProblemError
 from services.recommend.settings import Where
 
 REMEMBERED_FILTERS = 256

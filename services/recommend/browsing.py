@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from feature_store.editions.item_map import ItemMap
+from services.problems import documented
 from services.recommend.assortment import Assortment
 from services.recommend.catalogue import CatalogueService
-from services.recommend.problems import documented
 from services.recommend.schemas import ItemId, UserId
 
 MAX_FOUND = 100

@@ -27,9 +27,9 @@ from feature_store.online import (
 )
 from feature_store.registry import Registry, RegistryError
 from feature_store.vectors import single_threaded
+from services.problems import ProblemError
 from services.recommend.loading import Served, load_served
 from services.recommend.predictions import PredictionKeeper
-from services.recommend.problems import ProblemError
 from services.recommend.recommender import Recommendation, recommend
 from services.recommend.schemas import (
     FeedbackRequest,

@@ -14,8 +14,8 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from starlette.types import Receive, Scope, Send
 
-from services.recommend import problems
-from services.recommend.problems import ProblemError
+from services import problems
+from services.problems import ProblemError
 
 _JSON = (b"content-type", b"application/json")
 Answer = Callable[[Scope, Any], Any]

@@ -8,8 +8,8 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from services.problems import ProblemError
 from services.recommend.direct import header
-from services.recommend.problems import ProblemError
 from services.recommend.telemetry import Telemetry
 
 # These must be answered when all else is refused.

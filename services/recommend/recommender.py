@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from feature_store.editions.recommender import unknown as of_whom_nothing_is_known
 from feature_store.interactions.history import NEGATIVE_SIGNALS
 from feature_store.vectors import RowFilter
+from services.problems import ProblemError
 from services.recommend.assortment import Assortment, RowHistory
 from services.recommend.diversity import capped, maximal_marginal_relevance
 from services.recommend.loading import Served
-from services.recommend.problems import ProblemError
 from services.recommend.ranking import Candidates, in_order
 from services.recommend.schemas import RecommendationRequest
 from services.recommend.telemetry import Telemetry

@@ -12,9 +12,9 @@ import torch
 from feature_store.online import connect
 from feature_store.registry import Registry
 from feature_store.vectors import single_threaded
+from services.problems import ProblemError
 from services.recommend.batcher import Batcher, OverloadedError
 from services.recommend.catalogue import Asked, CatalogueService
-from services.recommend.problems import ProblemError
 from services.recommend.schemas import Health, RecommendationRequest
 from services.recommend.settings import DEFAULT_CATALOGUE, ServeSettings
 from services.recommend.telemetry import Telemetry

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from feature_store.vectors import single_threaded
+from services.problems import ProblemError
 from services.recommend.loading import Served
-from services.recommend.problems import ProblemError
 from services.recommend.recommender import recommend
 from services.recommend.schemas import RecommendationRequest
 from services.recommend.telemetry import Telemetry

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from services.recommend.settings import ServeSettings
@@ -33,7 +34,8 @@ SWITCH_INTERVAL_S = 0.0005
 def serve(settings: ServeSettings, *, build: Build, host: str, port: int, workers: int = 1) -> None:
     """Serve what `build`, a function of a module, makes of the settings in every worker.
 
-    SIGTERM or SIGINT ends it; what was taken is finished.
+    SIGTERM or SIGINT ends it; what was taken is finished. What the application has in
+    `app.state.ends_at_exit` is called at the signal: for streams that never end by themselves.
 
     With several workers each accepts on a socket of its own of the same port (SO_REUSEPORT), and a
     worker that dies is started again. The edition's vectors and index are mapped: the workers read
@@ -113,14 +115,22 @@ def _serve_one(settings: ServeSettings, build: Build, listener: socket.socket) -
     import uvicorn
 
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    app = build(settings)
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            for end in getattr(app.state, "ends_at_exit", ()):
+                end()
+            super().handle_exit(sig, frame)
+
     config = uvicorn.Config(
-        build(settings),
+        app,
         log_level="warning",
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=round(settings.limits.drain_s),
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    Server(config).run(sockets=[listener])
 
 
 def _listen(host: str, port: int, *, shared: bool) -> socket.socket:

@@ -80,3 +80,9 @@ def test_what_cannot_be_flattened_is_named() -> None:
         Forest.of(trained(classes=2, leaves=60, seed=0)[0])
     with pytest.raises(UnsupportedTreeError, match="categorical"):
         Forest.of(trained(classes=2, leaves=8, seed=0, categorical=tuple(range(COLUMNS)))[0])
+
+
+def test_rows_of_another_width_are_refused() -> None:
+    booster, table = trained(classes=2, leaves=4, seed=0)
+    with pytest.raises(ValueError, match=r"5 columns, the trees read 6"):
+        Forest.of(booster).predict(table[:, :5])

@@ -8,6 +8,7 @@ import pytest
 from feature_store.editions.traffic import Decision, TrafficEdition
 from feature_store.registry import Registry
 from feature_store.traffic.capture import PacketBatch, open_capture
+from feature_store.traffic.flows import FlowSettings
 from pipelines.traffic.config import TrafficConfig
 from pipelines.traffic.dataset import read_labelled_flows
 from pipelines.traffic.labels import find_captures, find_labels
@@ -41,7 +42,12 @@ def trained(traffic: Path) -> TrafficEdition:
             "tree.cuts": (1, 3),
         }
     )
-    data = read_labelled_flows(find_captures(traffic), find_labels(traffic), root=traffic)
+    data = read_labelled_flows(
+        find_captures(traffic),
+        find_labels(traffic),
+        root=traffic,
+        settings=FlowSettings(kept_packets=config.network.packets),
+    )
     return train(Parts.of(data, honest_split(data)), data.classes, config)
 
 

@@ -87,17 +87,21 @@ def test_cutting_the_packets_anywhere_changes_nothing(
         assert confidences(cut) == pytest.approx(expected, abs=1e-5)
 
 
-def test_an_early_exit_ends_the_work_on_a_flow(trained: TrafficEdition, mixed: Path) -> None:
-    served = ServedEdition(deciding(trained, early_exit=0.6), VERSION)
-    verdicts = verdicts_of([packets_of(mixed)], StreamClassifier(served))
+def test_an_early_exit_ends_the_work_on_a_flow(
+    served: ServedEdition, trained: TrafficEdition, mixed: Path
+) -> None:
+    every = verdicts_of([packets_of(mixed)], StreamClassifier(served))
+    enough = float(np.median([v.confidence for v in every if not v.final]))
+    eager = ServedEdition(deciding(served.edition, early_exit=enough), VERSION)
+    verdicts = verdicts_of([packets_of(mixed)], StreamClassifier(eager))
     early = [v for v in verdicts if v.reason is Reason.EARLY_EXIT]
     assert early
     for verdict in early:
-        assert verdict.confidence >= 0.6
+        assert verdict.confidence >= enough
         of_flow = [v for v in verdicts if v.prediction_id == verdict.prediction_id]
         assert max(v.packet for v in of_flow) == verdict.packet < trained.packets
         assert [v for v in of_flow if v.final] == [verdict]
-        assert all(v.confidence < 0.6 for v in of_flow if not v.final)
+        assert all(v.confidence < enough for v in of_flow if not v.final)
 
 
 def test_below_the_threshold_a_verdict_is_unknown(trained: TrafficEdition, mixed: Path) -> None:
@@ -204,7 +208,7 @@ def test_under_pressure_new_flows_get_their_final_verdict_alone(
 
 
 def test_memory_is_bounded_by_the_flow_table(served: ServedEdition, mixed: Path) -> None:
-    classifier = StreamClassifier(served, settings=FlowSettings(max_flows=5))
+    classifier = StreamClassifier(served, settings=FlowSettings(max_flows=5, kept_packets=8))
     packets = packets_of(mixed)
     for at in range(0, len(packets), 7):
         for _ in classifier.add(packets[at : at + 7]):
@@ -270,3 +274,17 @@ def test_a_corrector_stands_between_the_edition_and_every_verdict(
     assert {v.guess for v in verdicts} == {served.edition.classes[-1]}
     assert len(corrector.hidden) == sum(v.reason is not Reason.FLOW_END for v in verdicts)
     assert np.linalg.norm(corrector.hidden, axis=1) == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("kept", [3, 20])
+def test_a_table_may_keep_other_packets_than_the_edition_reads(
+    served: ServedEdition, mixed: Path, kept: int
+) -> None:
+    settings = FlowSettings(kept_packets=kept)
+    verdicts = verdicts_of([packets_of(mixed)], StreamClassifier(served, settings=settings))
+    alone = confidences(verdicts_of([packets_of(mixed)], StreamClassifier(served)))
+    shared = {key: v for key, v in confidences(verdicts).items() if key in alone}
+    assert shared == pytest.approx({key: alone[key] for key in shared}, abs=1e-5)
+    if kept == 20:
+        assert shared.keys() == alone.keys()
+    assert max(v.packet for v in verdicts) == min(kept, served.edition.packets)

@@ -1,0 +1,240 @@
+"""The endpoint's state: an edition, uploads, and the live source that is watched."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import BinaryIO
+
+from prometheus_client import CollectorRegistry, Counter
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from feature_store.editions.traffic import MODEL_NAME
+from feature_store.online import connect
+from feature_store.online.verdicts import WaitingVerdicts
+from feature_store.registry import Registry, RegistryError
+from feature_store.traffic.capture import InterfaceUnavailableError, NotACaptureError, open_capture
+from feature_store.traffic.features import Tier
+from services.classify.correction import Uncorrected
+from services.classify.loading import load_served
+from services.classify.reader import FlowReader
+from services.classify.schemas import (
+    CaptureResponse,
+    FlowsRequest,
+    FlowsResponse,
+    FlowVerdict,
+    StreamVerdict,
+)
+from services.classify.settings import ClassifySettings, Watch
+from services.classify.sinks import Hub, RedisStream, Sink, Waiting
+from services.classify.source import Source, open_source
+from services.classify.stream import ServedEdition, StreamClassifier, classify
+from services.problems import ProblemError
+
+log = logging.getLogger(__name__)
+
+
+class ClassifyService:
+    """One process's traffic edition and everything that it classifies.
+
+    Attributes:
+        hub: all verdicts, of uploads and of the live source.
+        watching: what the live source is doing, or why it is not; None without one.
+    """
+
+    def __init__(self, settings: ClassifySettings) -> None:
+        """Loads nothing yet: `refresh` does, and may be called again and again."""
+        self.hub = Hub()
+        self.watching: str | None = None
+        self._settings = settings
+        self._registry = Registry(settings.registry)
+        self._served: ServedEdition | None = None
+        self._not_loaded = "no version was loaded yet"
+        self._stopped = threading.Event()
+        self._watcher: threading.Thread | None = None
+        self._stream: StreamClassifier | None = None
+        self._waiting: list[Sink] = []
+        if settings.redis_url:
+            store = WaitingVerdicts(connect(settings.redis_url), tenant=settings.tenant)
+            self._waiting.append(Waiting(store))
+        metrics = CollectorRegistry()
+        self.uploads = Counter(
+            "errata_uploads_total", "Uploads by outcome", ["outcome"], registry=metrics
+        )
+        self._metrics = metrics
+
+    def refresh(self) -> None:
+        """Look at the alias; load the version that it names if another one serves.
+
+        One that cannot be loaded never serves: the old one stays.
+        """
+        alias = self._settings.alias
+        try:
+            wanted = self._registry.resolve(MODEL_NAME, alias)
+            if self._served is None or self._served.version != wanted:
+                self._served = load_served(self._registry, alias)
+        except Exception as error:  # an edition of other code can fail in any way
+            if str(error) != self._not_loaded and not isinstance(error, RegistryError):
+                log.error("no new traffic model was loaded: %s", error)
+            self._not_loaded = str(error)
+        if self._served is not None and self._settings.watch and self._watcher is None:
+            self._watcher = threading.Thread(target=self._watch, args=(self._settings.watch,))
+            self._watcher.start()
+
+    def classify_capture(self, capture: BinaryIO, *, provisional: bool) -> CaptureResponse:
+        """Verdicts on a capture that was uploaded.
+
+        Raises:
+            ProblemError: 503 without a model; 422 when it is no capture.
+        """
+        classifier = StreamClassifier(self._serving())
+        verdicts: list[StreamVerdict] = []
+        left_out = 0
+        try:
+            with open_capture(capture) as packets:
+                for found in classify(Source(packets, None, "upload"), classifier):
+                    for sink in (self.hub, *self._waiting):
+                        sink.write(found)
+                    for verdict in found:
+                        if not provisional and not verdict.final:
+                            continue
+                        if len(verdicts) < self._settings.max_verdicts:
+                            verdicts.append(StreamVerdict.model_validate(verdict.to_json()))
+                        else:
+                            left_out += 1
+                damage = {str(reason): count for reason, count in packets.damage.items()}
+        except NotACaptureError as error:
+            self.uploads.labels("no_capture").inc()
+            reason = str(error).split(": ", 1)[-1]
+            raise ProblemError(
+                status=422, title="Not a capture", detail=f"the upload is no capture: {reason}"
+            ) from error
+        self.uploads.labels("classified").inc()
+        outcomes = classifier.meter.outcomes
+        return CaptureResponse(
+            model_version=self._serving().version,
+            verdicts=verdicts,
+            left_out=left_out,
+            flows=classifier.counts.flows,
+            packets={outcome.name.lower(): count for outcome, count in outcomes.items()},
+            damage=damage,
+        )
+
+    def classify_flows(self, request: FlowsRequest) -> FlowsResponse:
+        """Verdicts on flows that were given by their features.
+
+        Raises:
+            ProblemError: 503 without a model; 422 when the model sees more than was given.
+        """
+        served = self._serving()
+        edition = served.edition
+        if edition.tier is Tier.T2:
+            raise ProblemError(
+                status=422,
+                title="Features do not suffice",
+                detail="this model reads the packets' bytes: upload a capture",
+            )
+        if edition.tier is Tier.T1 and not all(
+            packet.fields for flow in request.flows for packet in flow.packets
+        ):
+            raise ProblemError(
+                status=422,
+                title="Features do not suffice",
+                detail="this model reads header fields: give `fields` of every packet",
+            )
+        flows = request.batch(edition.packets)
+        reader = FlowReader(edition, Uncorrected(), states=1)
+        found = reader.whole(flows, flows.flow["kept"].astype("int64"))
+        names = edition.names(found.probability)
+        return FlowsResponse(
+            model_version=served.version,
+            verdicts=[
+                FlowVerdict(
+                    prediction_id=uuid.uuid4().hex,
+                    id=flow.id,
+                    packet=int(found.packet[row]),
+                    label=names[row],
+                    guess=edition.classes[found.probability[row].argmax()],
+                    confidence=float(found.probability[row].max()),
+                )
+                for row, flow in enumerate(request.flows)
+            ],
+        )
+
+    def close(self) -> None:
+        """End the live source and every listener's stream."""
+        self._stopped.set()
+        self.hub.close()
+        if self._watcher is not None:
+            self._watcher.join()
+
+    def collect(self) -> Iterator[Metric]:
+        """What `/metrics` says of traffic, for a `prometheus_client` registry."""
+        yield from self._metrics.collect()
+        yield GaugeMetricFamily("errata_verdict_listeners", "Open streams", len(self.hub))
+        stream = self._stream
+        if stream is None:
+            return
+        counts = stream.counts
+        verdicts = CounterMetricFamily(
+            "errata_verdicts", "Verdicts of the live source", labels=["reason"]
+        )
+        for reason, count in list(counts.verdicts.items()):
+            verdicts.add_metric([str(reason)], count)
+        shed = CounterMetricFamily(
+            "errata_verdicts_shed", "What the live source gave up", labels=["what"]
+        )
+        for what, count in list(counts.shed.items()):
+            shed.add_metric([str(what)], count)
+        latency = GaugeMetricFamily(
+            "errata_verdict_latency_seconds", "Of the newest verdicts", labels=["quantile"]
+        )
+        for quantile in (0.5, 0.99):
+            latency.add_metric([str(quantile)], counts.latency_ms(quantile) / 1e3)
+        yield from (verdicts, shed, latency)
+
+    def _serving(self) -> ServedEdition:
+        if self._served is None:
+            raise ProblemError(
+                status=503,
+                title="No model is loaded",
+                detail=f"{self._not_loaded}. Train one with `errata train traffic --data DIR "
+                "--promote`.",
+            )
+        return self._served
+
+    def _watch(self, watch: Watch) -> None:
+        try:
+            with ExitStack() as stack:
+                source = stack.enter_context(
+                    open_source(
+                        capture=watch.capture,
+                        interface=watch.interface,
+                        follow=watch.follow,
+                        replay=watch.replay,
+                        stop=self._stopped.is_set,
+                    )
+                )
+                served = self._serving()
+                stream = StreamClassifier(served, budget=watch.budget, clock=source.clock)
+                self._stream = stream
+                sinks: list[Sink] = [self.hub, *self._waiting]
+                if watch.redis_stream and self._settings.redis_url:
+                    sinks.append(RedisStream(connect(self._settings.redis_url), watch.redis_stream))
+                self.watching = f"watching {source.name}"
+                for verdicts in classify(source, stream, stop=self._stopped.is_set):
+                    for sink in sinks:
+                        sink.write(verdicts)
+                    if self._served is not None and self._served is not served:
+                        served = self._served
+                        stream.use(served)
+                self.watching = f"{source.name} has ended"
+        except (InterfaceUnavailableError, NotACaptureError, OSError, ValueError) as error:
+            self.watching = f"nothing is watched: {error}"
+            log.error("%s", self.watching)
+        except Exception:
+            self.watching = "nothing is watched: the classifier failed; the log says how"
+            log.exception("the live source failed")

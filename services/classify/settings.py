@@ -1,0 +1,58 @@
+"""What the classification endpoint needs to know."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from services.classify.policy import LatencyBudget
+
+
+class Watch(BaseModel):
+    """What is classified while the service is up; `GET /v1/verdicts` tells it. See `open_source`.
+
+    Attributes:
+        interface, capture, follow, replay: where packets come from.
+        budget: bounds on latency and memory.
+        redis_stream: verdicts also go to this Redis Stream.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    interface: str | None = None
+    capture: Path | None = None
+    follow: bool = False
+    replay: float | None = Field(None, gt=0)
+    budget: LatencyBudget = LatencyBudget()
+    redis_stream: str | None = None
+
+
+class ClassifySettings(BaseModel):
+    """Passed to `create_app`; nothing below reads the environment.
+
+    Attributes:
+        registry: root of the registry.
+        redis_url: a running server; None keeps verdicts in this process.
+        alias: which version classifies.
+        tenant: prefix of the keys in Redis.
+        watch: a live source, or None.
+        max_upload_bytes: a larger capture is refused.
+        max_uploads: captures that are classified at the same time; more are refused.
+        max_verdicts: of one answer; what is left out is counted.
+        refresh_s: how often the alias is looked at.
+        code_version: shown in the OpenAPI document.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    registry: str
+    redis_url: str | None = None
+    alias: str = "champion"
+    tenant: str = "default"
+    watch: Watch | None = None
+    max_upload_bytes: int = Field(64_000_000, ge=1)
+    max_uploads: int = Field(2, ge=1)
+    max_verdicts: int = Field(10_000, ge=1)
+    refresh_s: float = Field(1.0, gt=0)
+    code_version: str = "unknown"
