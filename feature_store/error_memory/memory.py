@@ -116,12 +116,13 @@ class ErrorMemory:
                 gamma = self._parameters.gammas[expert - 1]
                 read_sketch(
                     table,
+                    expert,
                     gamma,
                     self._parameters.evidence,
                     keys,
                     predictions,
                     self._sequence,
-                    estimates[:, expert],
+                    estimates,
                 )
             open_ = mix(self._mixture, self._parameters, predictions, estimates, contexts, mixed)
         corrected = mixed if open_ else predictions
@@ -189,6 +190,18 @@ class ErrorMemory:
                 )
                 self._sequence += len(weights)
 
+    def warm_up(self) -> None:
+        """Compile what reads and writes, so that no request waits for it; changes nothing."""
+        small = ErrorMemory(
+            self.policy.model_copy(update={"capacity": 64, "slots": 1, "enabled": True}),
+            d=self.d,
+            n_classes=self.n_classes,
+        )
+        keys = np.zeros((1, self.d), np.float32)
+        predictions = np.full((1, self.n_classes), 1 / max(self.n_classes, 2), np.float32)
+        losses = small.read(keys, predictions).losses(predictions)
+        small.write(ErrorBatch.of(keys, predictions, predictions, losses=losses))
+
     def advance(self, number: int) -> None:
         """The next entry's number is `number`: what was left out makes the others older."""
         with self._lock:
@@ -213,7 +226,9 @@ class ErrorMemory:
             )
 
     def _gate_open(self) -> bool:
-        return self.policy.gate_half_life is None or bool(gate_open(self._mixture))
+        return self.policy.gate_half_life is None or bool(
+            gate_open(self._mixture, self.policy.probation)
+        )
 
 
 def _power_of_two(n: int) -> int:

@@ -67,9 +67,9 @@ def estimate(
 
 
 @compiled
-def gate_open(mixture: Mixture) -> bool:
-    """Whether the mixture was, recently, no worse than the base."""
-    open_: bool = mixture.excess[0] <= 0.0
+def gate_open(mixture: Mixture, probation: float) -> bool:
+    """Whether the mixture was, recently, no worse than the base, over enough outcomes."""
+    open_: bool = mixture.excess[0] <= 0.0 and mixture.excess[1] >= probation
     return open_
 
 

@@ -32,6 +32,7 @@ class Parameters(NamedTuple):
     evidence: float
     by_class: bool
     gated: bool
+    probation: float
 
 
 def read_parameters(policy: MemoryPolicy, *, by_class: bool) -> Parameters:
@@ -52,6 +53,7 @@ def read_parameters(policy: MemoryPolicy, *, by_class: bool) -> Parameters:
         evidence=policy.evidence,
         by_class=by_class,
         gated=policy.gate_half_life is not None,
+        probation=policy.probation,
     )
 
 
@@ -82,20 +84,21 @@ def read_neighbours(
 @compiled
 def read_sketch(
     table: SketchTable,
+    expert: int,
     gamma: float,
     evidence: float,
     keys: FloatArray,
     predictions: FloatArray,
     now: int,
-    out: FloatArray,  # (n, C)
+    estimates: FloatArray,
 ) -> None:
-    """One sketch's estimates."""
+    """One sketch's estimates of n predictions into `estimates` (n, E, C), as its `expert`."""
     margins = np.empty(table.planes.shape[1], np.float32)
     sums = np.empty(1 + 2 * predictions.shape[1], np.float32)
     for i in range(keys.shape[0]):
         sums[:] = 0.0
         sum_sketch(table, keys[i], now, margins, sums)
-        estimate(sums, predictions[i], gamma, evidence, out[i])
+        estimate(sums, predictions[i], gamma, evidence, estimates[i, expert])
 
 
 @compiled
@@ -118,7 +121,7 @@ def mix(
             for e in range(n_experts):
                 total += weights[e] * estimates[i, e, c]
             mixed[i, c] = np.float32(total)
-    return not parameters.gated or gate_open(mixture)
+    return not parameters.gated or gate_open(mixture, parameters.probation)
 
 
 @compiled

@@ -71,6 +71,8 @@ class MemoryPolicy(_Frozen):
         loss_cap: a single loss counts at most this much.
         gate_half_life: entries over which the mixture is compared with the base; while it was
             worse, the correction is 0.
+        probation: outcomes (faded with the gate's half-life) before the gate opens at all; until
+            then the memory watches.
         source_share: largest share of the recent entries that count in full from one source.
         source_slots: largest share of a bucket's slots that one source may hold.
         seed: of the hashes.
@@ -90,6 +92,7 @@ class MemoryPolicy(_Frozen):
     contexts: bool = False
     loss_cap: float = Field(5.0, gt=0)
     gate_half_life: float | None = Field(10_000.0, gt=0)
+    probation: float = Field(0.0, ge=0)
     source_share: float = Field(1.0, gt=0, le=1)
     source_slots: float = Field(1.0, gt=0, le=1)
     seed: int = 0

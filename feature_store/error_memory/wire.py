@@ -76,8 +76,8 @@ def unpack(payload: bytes) -> ErrorBatch:
     records = np.frombuffer(payload, kind, offset=_HEADER.size)
     return ErrorBatch(
         keys=records["key"].astype(np.float32),
-        labels=np.ascontiguousarray(records["label"]),
-        predictions=np.ascontiguousarray(records["prediction"]),
+        labels=np.array(records["label"], np.float32, order="C"),
+        predictions=np.array(records["prediction"], np.float32, order="C"),
         losses=records["losses"].astype(np.float32),
         contexts=records["context"].astype(np.int64),
         weights=records["weight"].copy(),

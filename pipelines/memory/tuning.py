@@ -57,14 +57,23 @@ def candidates(n_classes: int) -> list[MemoryPolicy]:
         {"kernels": kernels, "sketches": slow},
         {"sketches": slow},
     ]
-    if n_classes == 1:
+    if n_classes > 1:
+        # The published memory as an expert: then the mixture cannot lose much to it.
+        paper: dict[str, Any] = {"bits": 16, "tables": 16}
+        shapes.append(
+            {
+                "kernels": kernels,
+                "sketches": [paper, paper | {"half_life": 20_000}, paper | {"gamma": 0.0}],
+            }
+        )
+    else:
         shapes.append({"kernels": [each | {"gamma": 0.0} for each in kernels], "sketches": slow})
     return [
         MemoryPolicy.model_validate(
             {"bits": 18, "base_prior": 0.3, "learning_rate": rate, "evidence": evidence} | shape
         )
         for shape in shapes
-        for rate in (0.01, 0.05)
+        for rate in (0.02, 0.05)
         for evidence in (0.3, 3.0)
     ]
 

@@ -29,6 +29,7 @@ from feature_store.registry import Registry, RegistryError
 from feature_store.vectors import single_threaded
 from services.problems import ProblemError
 from services.recommend.loading import Served, load_served
+from services.recommend.memory import Memories
 from services.recommend.predictions import PredictionKeeper
 from services.recommend.recommender import Recommendation, recommend
 from services.recommend.schemas import (
@@ -86,8 +87,11 @@ class CatalogueService:
         self._device = device
         self._telemetry = telemetry
         self._log = FeedbackLog(offline / "feedback")
+        self._memories = Memories(client, model=settings.model, tenant=settings.tenant)
         self._users = Users(
-            OnlineStore(client, tenant=settings.tenant), Spool(offline / "spool.jsonl")
+            OnlineStore(client, tenant=settings.tenant),
+            Spool(offline / "spool.jsonl"),
+            learn=self._memories.learn,
         )
         self._predictions = PredictionKeeper(
             self._users.keep_predictions, lost=telemetry.predictions_lost.inc
@@ -111,6 +115,7 @@ class CatalogueService:
     def close(self) -> None:
         """Write what waits for Redis."""
         self._predictions.close()
+        self._memories.close()
 
     @property
     def users(self) -> Users:
@@ -134,6 +139,7 @@ class CatalogueService:
         changed = False
         if self._users.check():
             changed = self._read_changes()
+            self._sweep()
         for arm, alias in self._aliases.items():
             try:
                 self._refresh_arm(arm, alias, changed=changed)
@@ -141,6 +147,15 @@ class CatalogueService:
                 if str(error) != self._not_loaded.get(arm):
                     log.error("no new version was loaded for %s: %s", self.name, error)
                 self._not_loaded[arm] = str(error)
+
+    def _sweep(self) -> None:
+        versions = [each.version for each in self._arms.values()]
+        if not versions:
+            return
+        try:
+            self._memories.sweep(versions)
+        except redis.RedisError as error:
+            log.warning("exposures without an outcome were not counted: %s", error)
 
     def _read_changes(self) -> bool:
         try:
@@ -184,7 +199,7 @@ class CatalogueService:
             rules=self._settings.rules,
             added=_unpacked(self._changes),
             withdrawn=self._changes.withdrawn,
-            corrections=(),
+            memory=lambda assortment: self._memories.of(assortment, version).stage,
         )
 
     def _switch(self, arm: str, served: Served) -> None:
@@ -246,6 +261,7 @@ class CatalogueService:
             if not isinstance(each, ProblemError)
         ]
         self._predictions.keep(predictions)
+        self._expect(served, requests, ids, found)
         redis_away = not self._users.available
         with self._telemetry.timed("write"):
             return [
@@ -254,6 +270,32 @@ class CatalogueService:
                 else self._body(served, prediction_id, each, redis_away=user.degraded or redis_away)
                 for prediction_id, user, each in zip(ids, known, found, strict=True)
             ]
+
+    def _expect(
+        self,
+        served: Served,
+        requests: Sequence[RecommendationRequest],
+        ids: Sequence[str],
+        found: Sequence[Recommendation | ProblemError],
+    ) -> None:
+        """Keep what the error memory needs to learn from the outcome."""
+        memory = self._memories.get(served.version)
+        if memory is None:
+            return
+        with self._telemetry.timed("expect"):
+            expected = [
+                memory.served(
+                    prediction_id,
+                    each.user,
+                    each.rows,
+                    each.item_ids,
+                    each.uncorrected,
+                    request.user_id or "",
+                )
+                for prediction_id, request, each in zip(ids, requests, found, strict=True)
+                if not isinstance(each, ProblemError) and len(each.rows)
+            ]
+        self._memories.keep(expected)
 
     def _body(
         self, served: Served, prediction_id: str, found: Recommendation, *, redis_away: bool

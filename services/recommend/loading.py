@@ -45,11 +45,12 @@ class Served:
         rules: Rules | None = None,
         added: Sequence[AddedItem] = (),
         withdrawn: Sequence[str] = (),
-        corrections: Sequence[Stage] = (),
+        memory: Callable[[Assortment], Stage] | None = None,
     ) -> Served:
         """A version with its rules and the changes to its catalogue."""
         assortment = Assortment(edition, added=added, withdrawn=withdrawn)
         rules = rules or Rules()
+        corrections = () if memory is None else (memory(assortment),)
         stages = stages_of(rules, assortment, corrections)
         return cls(assortment, version, wanted, problem, rules, stages)
 

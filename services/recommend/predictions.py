@@ -5,14 +5,25 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Sequence
-
-from feature_store.online import StoredPrediction
+from typing import Generic, Protocol, TypeVar
 
 MAX_WAITING = 10_000
 MAX_TOGETHER = 128
 
 
-class PredictionKeeper:
+class Prediction(Protocol):
+    """Something that was served."""
+
+    @property
+    def prediction_id(self) -> str:
+        """The answer's id."""
+        ...
+
+
+P = TypeVar("P", bound=Prediction)
+
+
+class PredictionKeeper(Generic[P]):
     """A thread that writes what waits in one round trip; what waits can already be asked for.
 
     Bounded: where Redis cannot keep up the newest predictions are not kept, and that is counted.
@@ -22,18 +33,18 @@ class PredictionKeeper:
 
     def __init__(
         self,
-        write: Callable[[Sequence[StoredPrediction]], bool],
+        write: Callable[[Sequence[P]], bool],
         *,
         lost: Callable[[int], None] = lambda _: None,
     ) -> None:
         """`write` keeps predictions and says whether it did; `lost` is told how many were not."""
         self._write, self._lost = write, lost
-        self._queue: queue.SimpleQueue[StoredPrediction | None] = queue.SimpleQueue()
-        self._waiting: dict[str, StoredPrediction] = {}
+        self._queue: queue.SimpleQueue[P | None] = queue.SimpleQueue()
+        self._waiting: dict[str, P] = {}
         self._thread = threading.Thread(target=self._work, name="predictions", daemon=True)
         self._thread.start()
 
-    def keep(self, predictions: Sequence[StoredPrediction]) -> None:
+    def keep(self, predictions: Sequence[P]) -> None:
         """Write these soon."""
         free = MAX_WAITING - len(self._waiting)
         for prediction in predictions[: max(free, 0)]:
@@ -42,7 +53,7 @@ class PredictionKeeper:
         if len(predictions) > free:
             self._lost(len(predictions) - max(free, 0))
 
-    def waiting(self, prediction_id: str) -> StoredPrediction | None:
+    def waiting(self, prediction_id: str) -> P | None:
         """A prediction that is not written yet."""
         return self._waiting.get(prediction_id)
 
@@ -62,8 +73,8 @@ class PredictionKeeper:
             if not more:
                 return
 
-    def _take(self) -> tuple[list[StoredPrediction], bool]:
-        together: list[StoredPrediction] = []
+    def _take(self) -> tuple[list[P], bool]:
+        together: list[P] = []
         each = self._queue.get()
         while each is not None:
             together.append(each)

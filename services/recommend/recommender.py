@@ -43,6 +43,8 @@ class Recommendation:
         items: the same as in the answer, as JSON.
         personalised: False when nothing at all was known.
         unknown: history items of the request that the model does not know.
+        user: (d + r,) the user's vector. rows: (k,) the items. uncorrected: (k,) their scores
+            before any stage moved them.
     """
 
     item_ids: list[str]
@@ -50,6 +52,9 @@ class Recommendation:
     items: bytes
     personalised: bool
     unknown: list[str]
+    user: NDArray[np.float32]
+    rows: NDArray[np.int64]
+    uncorrected: NDArray[np.float32]
 
 
 def recommend(
@@ -198,7 +203,19 @@ def _answered(
         items=items,
         personalised=bool(histories.indptr[place + 1] > histories.indptr[place]),
         unknown=[each for each in request.history if assortment.row(each) < 0],
+        user=candidates.users[number],
+        rows=found,
+        uncorrected=_uncorrected(candidates, number, chosen),
     )
+
+
+def _uncorrected(
+    candidates: Candidates, number: int, chosen: NDArray[np.int64] | slice
+) -> NDArray[np.float32]:
+    scores: NDArray[np.float32] = candidates.scores[number][chosen].copy()
+    for moved in candidates.moved.values():
+        scores -= moved[number][chosen]
+    return scores
 
 
 def _corrections(

@@ -43,8 +43,11 @@ class Users:
         spool: Spool,
         *,
         clock: Callable[[], float] = time.monotonic,
+        learn: Callable[[FeedbackRecord], None] = lambda _: None,
     ) -> None:
+        """`learn`: is told each feedback that reaches Redis, perhaps more than once."""
         self._store = store
+        self._learn = learn
         self._spool = spool
         self._clock = clock
         self._closed_until = 0.0
@@ -130,12 +133,15 @@ class Users:
 
     def _deliver(self, record: FeedbackRecord) -> bool:
         event = Event(record.item_id, record.timestamp_ms, record.type, record.weight)
-        return self._store.append(
+        applied = self._store.append(
             record.user_id,
             event,
             feedback_id=record.feedback_id,
             hide=record.type in NEGATIVE_SIGNALS,
         )
+        # Also after a duplicate: a process may have died between the two.
+        self._learn(record)
+        return applied
 
     def _remember(self, user_ids: Sequence[str], known: Sequence[KnownUser]) -> None:
         with self._lock:

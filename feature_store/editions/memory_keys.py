@@ -1,0 +1,71 @@
+"""How the recommender's own representation becomes a key of the error memory, and its score a
+probability."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+
+D_PART = 24
+_SEED = 20_230
+# What a best-ranked item is expected to be worth before any outcome is known.
+_FIRST_GUESS = 0.1
+
+
+class MemoryKeys:
+    """Keys of (user, item) pairs: the pair's interaction and the item, each of length 1/√2.
+
+        key(u, z) = [n(Pu ⊙ Pz), n(Pz)] / √2
+
+    with P a fixed random projection (Johnson and Lindenstrauss, 1984): equal vectors give equal
+    keys, and near ones near keys, on every replica.
+    """
+
+    def __init__(self, item_vectors: FloatArray) -> None:
+        """`item_vectors`: (n_items, d)."""
+        d = item_vectors.shape[1]
+        projection = np.random.default_rng(_SEED).standard_normal((d, D_PART)) / np.sqrt(d)
+        self._projection = projection.astype(np.float32)
+        self._items: FloatArray = item_vectors @ self._projection  # (n_items, p)
+        self._own = _unit(self._items)
+
+    @property
+    def d(self) -> int:
+        """Width of a key."""
+        return 2 * D_PART
+
+    def __call__(self, user: FloatArray, rows: NDArray[np.int64]) -> FloatArray:
+        """(n, 2p) keys of one user's vector (d,) with the items `rows` (n,)."""
+        pair = _unit((user @ self._projection) * self._items[rows])
+        keys = np.concatenate([pair, self._own[rows]], axis=1) / np.float32(np.sqrt(2))
+        return np.ascontiguousarray(keys, np.float32)
+
+
+def probabilities(scores: FloatArray, best: float) -> FloatArray:
+    """(n, 1): what scores of one answer say, relative to its best one.
+
+    The softmax that the towers were trained with gives ratios; the first guess gives them a level.
+    The memory corrects the level as soon as it is seen to be wrong.
+    """
+    logits = scores - best + np.log(_FIRST_GUESS / (1 - _FIRST_GUESS))
+    p: FloatArray = (1 / (1 + np.exp(-np.clip(logits, -12, 12)))).astype(np.float32)
+    return p[:, None]
+
+
+def offsets(corrected: FloatArray, predicted: FloatArray) -> FloatArray:
+    """(n,) what a correction of probabilities (n, 1) is worth in scores."""
+    moved: FloatArray = (_logit(corrected) - _logit(predicted))[:, 0].astype(np.float32)
+    return moved
+
+
+def _logit(p: FloatArray) -> NDArray[np.float64]:
+    safe = np.clip(p.astype(np.float64), 1e-6, 1 - 1e-6)
+    logits: NDArray[np.float64] = np.log(safe / (1 - safe))
+    return logits
+
+
+def _unit(x: FloatArray) -> FloatArray:
+    unit: FloatArray = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    return unit

@@ -1,0 +1,191 @@
+"""What was served, kept until its outcome is known; joined, it becomes an entry.
+
+errata:TENANT:served:ID    the cases of prediction ID, packed, with a time to live
+errata:TENANT:taken:ID     which of them have had an outcome
+errata:TENANT:exposed      predictions of which something was taken, by when the rest count
+                           as left
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import orjson
+import redis
+from numpy.typing import NDArray
+
+from feature_store.error_memory.batch import ErrorBatch
+from feature_store.error_memory.hashing import source_id
+from feature_store.error_memory.log import Appended
+from feature_store.error_memory.wire import pack, unpack
+
+TTL_S = 86_400
+EXPOSURE_WINDOW_S = 1_800
+_SWEPT_AT_ONCE = 100
+
+
+@dataclass(frozen=True)
+class Served:
+    """The cases of one prediction.
+
+    Attributes:
+        version: of the model that predicted.
+        fingerprint: of the policy whose losses the batch will carry.
+        names: of the cases: item ids, or one flow.
+        batch: n cases; labels are not known yet and `losses` holds the experts' and the mixture's
+            estimates (n, E + 1) for scores, or nothing for classes.
+        source: who will say the outcome.
+    """
+
+    prediction_id: str
+    version: str
+    fingerprint: str
+    names: tuple[str, ...]
+    batch: ErrorBatch
+    source: str = ""
+
+
+class Outcomes:
+    """Joins outcomes with what was served. Raises `redis.RedisError` when the server is gone."""
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        append: Callable[[str, ErrorBatch], Appended],
+        *,
+        tenant: str = "default",
+        ttl_s: int = TTL_S,
+        window_s: int = EXPOSURE_WINDOW_S,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`append`: writes entries of a model version to its log."""
+        self._redis = client
+        self._append = append
+        self._prefix = f"errata:{tenant}"
+        self._ttl_s, self._window_s = ttl_s, window_s
+        self._clock = clock
+
+    def expect(self, served: Sequence[Served]) -> None:
+        """Keep what was served, in one round trip."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for each in served:
+            pipeline.set(self._key("served", each.prediction_id), _packed(each), ex=self._ttl_s)
+        pipeline.execute()
+
+    def served(self, prediction_id: str) -> Served | None:
+        """What was served, if it still waits."""
+        raw: Any = self._redis.get(self._key("served", prediction_id))
+        return None if raw is None else _unpacked(prediction_id, raw)
+
+    def outcome(
+        self,
+        prediction_id: str,
+        name: str,
+        label: float,
+        *,
+        feedback_id: str,
+        weight: float = 1.0,
+        source: str | None = None,
+        time_ms: int | None = None,
+    ) -> bool:
+        """One case's outcome, a score in [0, 1]; False when the prediction is not kept any more,
+        lacks the case, or the feedback had been counted.
+
+        The prediction's other cases will count as left when the window is over.
+        """
+        served = self.served(prediction_id)
+        if served is None or name not in served.names:
+            return False
+        now_ms = int(self._clock() * 1_000)
+        row = served.names.index(name)
+        entry = _labelled(served, [row], label)
+        entry = replace(
+            entry,
+            weights=np.array([weight], np.float32),
+            sources=np.array([source_id(served.source if source is None else source)], np.uint64),
+            feedback_ids=np.array([source_id(f"{prediction_id}\0{feedback_id}")], np.uint64),
+            time_ms=np.array([now_ms if time_ms is None else time_ms], np.int64),
+        )
+        appended = self._append(served.version, entry)
+        taken = self._key("taken", prediction_id)
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.sadd(taken, row)
+        pipeline.expire(taken, self._ttl_s)
+        pipeline.zadd(
+            f"{self._prefix}:exposed",
+            {prediction_id: self._clock() + self._window_s},
+            nx=True,
+        )
+        pipeline.execute()
+        return appended.entries > 0
+
+    def sweep(self) -> int:
+        """Count as left what was shown beside something that was taken, once the window is over;
+        returns the entries written."""
+        due: Any = self._redis.zrange(
+            f"{self._prefix}:exposed",
+            "-inf",
+            self._clock(),
+            byscore=True,
+            offset=0,
+            num=_SWEPT_AT_ONCE,
+        )
+        written = 0
+        for raw in due:
+            prediction_id = raw.decode()
+            served = self.served(prediction_id)
+            if served is not None:
+                taken = {int(row) for row in self._members(prediction_id)}
+                rows = [row for row in range(len(served.names)) if row not in taken]
+                entry = _labelled(served, rows, 0.0)
+                ids = [source_id(f"{prediction_id}\0left\0{row}") for row in rows]
+                entry = replace(
+                    entry,
+                    sources=np.full(len(rows), source_id(served.source), np.uint64),
+                    feedback_ids=np.array(ids, np.uint64),
+                    time_ms=np.full(len(rows), int(self._clock() * 1_000), np.int64),
+                )
+                written += self._append(served.version, entry).entries
+            # Last: a sweep that died before is repeated, and its entries count once.
+            self._redis.zrem(f"{self._prefix}:exposed", prediction_id)
+        return written
+
+    def _members(self, prediction_id: str) -> set[bytes]:
+        members: Any = self._redis.smembers(self._key("taken", prediction_id))
+        return set(members)
+
+    def _key(self, kind: str, name: str) -> str:
+        return f"{self._prefix}:{kind}:{name}"
+
+
+def _labelled(served: Served, rows: Sequence[int], label: float) -> ErrorBatch:
+    """The cases `rows` with their outcome, and with losses in place of estimates."""
+    part = served.batch[np.array(rows, np.int64)]
+    p = np.clip(part.losses, 1e-4, 1 - 1e-4)
+    losses = -(label * np.log(p) + (1 - label) * np.log(1 - p))
+    labels = np.full_like(part.labels, label)
+    return replace(part, labels=labels, losses=losses.astype(np.float32))
+
+
+def _packed(served: Served) -> bytes:
+    header, records = pack(served.batch)
+    facts = orjson.dumps([served.version, served.fingerprint, served.source, served.names])
+    return len(facts).to_bytes(4, "little") + facts + header + records.tobytes()
+
+
+def _unpacked(prediction_id: str, raw: bytes) -> Served:
+    size = int.from_bytes(raw[:4], "little")
+    version, fingerprint, source, names = orjson.loads(raw[4 : 4 + size])
+    batch = unpack(raw[4 + size :])
+    return Served(prediction_id, version, fingerprint, tuple(names), batch, source)
+
+
+def cases(
+    keys: NDArray[np.float32], predictions: NDArray[np.float32], estimates: NDArray[np.float32]
+) -> ErrorBatch:
+    """Cases of scores that await their outcome; `estimates`: (n, E + 1)."""
+    return ErrorBatch.of(keys, np.zeros_like(predictions), predictions, losses=estimates)
