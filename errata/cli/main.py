@@ -19,6 +19,7 @@ from errata.cli import (
     doctor,
     flows,
     index,
+    memory,
     registry,
     score,
     serve,
@@ -45,6 +46,7 @@ index.register(app)
 score.register(app)
 serve.register(app)
 flows.register(app)
+memory.register(app)
 classify.register(app)
 demo.register(app)
 demo_traffic.register(app)

@@ -96,7 +96,7 @@ class MemoryLog:
         cap: int = CAP,
     ) -> None:
         """`cap`: entries kept."""
-        self._redis = client
+        self._redis = self.client = client
         self.model, self.version, self._cap = model, version, cap
         self.key = f"errata:{tenant}:memory:{{{model}:{version}}}"
         self._append = client.register_script(_APPEND)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
+
+from feature_store.error_memory import ErrorBatch
 
 FloatArray = NDArray[np.float32]
 
@@ -48,3 +51,27 @@ class Stream:
     def n_classes(self) -> int:
         """Columns of the labels; 1 for scores."""
         return int(self.labels.shape[1])
+
+
+def of_entries(batches: Sequence[ErrorBatch]) -> Stream:
+    """The entries of a memory's log, as a stream to replay.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if not batches:
+        raise ValueError("the memory has no entries yet: nothing was served and answered")
+    whole = {
+        name: np.concatenate([getattr(each, name) for each in batches])
+        for name in ("keys", "labels", "predictions", "sources", "time_ms")
+    }
+    n = len(whole["keys"])
+    return Stream(
+        inputs=whole["keys"],
+        keys=whole["keys"],
+        predictions=whole["predictions"],
+        labels=whole["labels"],
+        groups=(whole["sources"] & np.uint64(2**62 - 1)).astype(np.int64),
+        items=np.zeros(n, np.int64),
+        time_s=whole["time_ms"] / 1e3,
+    )

@@ -199,7 +199,7 @@ class CatalogueService:
             rules=self._settings.rules,
             added=_unpacked(self._changes),
             withdrawn=self._changes.withdrawn,
-            memory=lambda assortment: self._memories.of(assortment, version).stage,
+            memory=lambda assortment: self._memories.stage(assortment, version),
         )
 
     def _switch(self, arm: str, served: Served) -> None:

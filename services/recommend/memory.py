@@ -88,7 +88,7 @@ class VersionMemory:
         policy: MemoryPolicy = DEFAULT_POLICY,
     ) -> None:
         """Catches up if Redis answers; otherwise as soon as it does."""
-        self._keys = MemoryKeys(assortment.vectors(np.arange(len(assortment))))
+        self._keys = _keys(assortment)
         self.log = MemoryLog(client, model=model, version=version, tenant=tenant)
         self.replica = MemoryReplica(self.log, policy, d=self._keys.d, n_classes=1)
         self._version = version
@@ -98,7 +98,11 @@ class VersionMemory:
         except redis.RedisError as error:
             log.warning("the error memory of %s starts empty: %s", version, error)
         self.replica.start()
-        self.stage = MemoryStage(self.replica, self._keys)
+
+    def stage(self, assortment: Assortment) -> MemoryStage:
+        """The stage over a catalogue; later answers are keyed by it."""
+        self._keys = _keys(assortment)
+        return MemoryStage(self.replica, self._keys)
 
     def close(self) -> None:
         """Stop tailing."""
@@ -137,16 +141,15 @@ class Memories:
         self._of: dict[str, VersionMemory] = {}
         self._outcomes = Outcomes(client, self._append, tenant=tenant)
 
-    def of(self, assortment: Assortment, version: str) -> VersionMemory:
-        """The memory of a version; keys are made anew when the catalogue changes."""
-        before = self._of.get(version)
-        memory = VersionMemory(
-            self._client, assortment, model=self._model, version=version, tenant=self._tenant
-        )
-        self._of[version] = memory
-        if before is not None:
-            before.close()
-        return memory
+    def stage(self, assortment: Assortment, version: str) -> MemoryStage:
+        """The stage of a version, whose memory begins with its first catalogue."""
+        memory = self._of.get(version)
+        if memory is None:
+            memory = VersionMemory(
+                self._client, assortment, model=self._model, version=version, tenant=self._tenant
+            )
+            self._of[version] = memory
+        return memory.stage(assortment)
 
     def get(self, version: str) -> VersionMemory | None:
         """The memory of a served version."""
@@ -190,3 +193,7 @@ class Memories:
 
     def _log(self, version: str) -> MemoryLog:
         return MemoryLog(self._client, model=self._model, version=version, tenant=self._tenant)
+
+
+def _keys(assortment: Assortment) -> MemoryKeys:
+    return MemoryKeys(assortment.vectors(np.arange(len(assortment))))

@@ -92,6 +92,7 @@ def serving(settings: ServeSettings) -> Iterator[httpx.Client]:
         with httpx.Client(
             base_url=f"http://127.0.0.1:{port}", timeout=30, transport=transport
         ) as client:
+            client.get("/healthz")  # listens: other clients need not try again
             yield client
     finally:
         server.should_exit = True

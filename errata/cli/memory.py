@@ -1,0 +1,260 @@
+"""`errata memory`: look into the error memory of a served version, and undo."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.table import Table
+
+from errata.cli.options import Json
+from errata.cli.serve import redis_url
+from errata.console import out, print_json
+from errata.settings import Settings
+from feature_store.editions.recommender import MODEL_NAME
+from feature_store.error_memory import MemoryPolicy
+from feature_store.error_memory.log import MemoryLog
+from feature_store.error_memory.outcomes import Outcomes
+from feature_store.error_memory.replica import MemoryReplica
+from feature_store.online import connect
+from feature_store.registry import Registry
+
+Model = Annotated[str, typer.Option("--model", help="Name of the model.")]
+Version = Annotated[str, typer.Option("--version", help="A version, or an alias.")]
+_COLUMNS = ("time", "source", "label", "prediction", "error")
+Tenant = Annotated[str, typer.Option("--tenant", help="Prefix of the keys in Redis.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command group."""
+    group = typer.Typer(
+        help="What a served version got wrong lately, and how that corrects it.",
+        no_args_is_help=True,
+    )
+    app.add_typer(group, name="memory")
+
+    @group.command()
+    def stats(
+        model: Model = MODEL_NAME,
+        version: Version = "champion",
+        tenant: Tenant = "default",
+        json: Json = False,
+    ) -> None:
+        """Entries, mixing weights, whether the gate is open, and what the memory is worth.
+
+        `excess_loss` is the corrected log loss minus the model's own, lately: below 0 it helps.
+        """
+        with _log(model, version, tenant) as log:
+            replica = _replica(log)
+            facts: dict[str, Any] = {
+                "model": model,
+                "version": log.version,
+                "position": log.position(),
+                "decisions": [each.kind for each in log.controls()[0]],
+            }
+            if replica is not None:
+                facts |= asdict(replica.memory.stats())
+        if json:
+            print_json(facts)
+            return
+        table = Table("", f"{model} {facts['version']}")
+        for name, value in facts.items():
+            if isinstance(value, dict):
+                value = ", ".join(f"{key} {share:.3f}" for key, share in value.items())
+            table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
+        out.print(table)
+
+    @group.command()
+    def tail(
+        n: Annotated[int, typer.Option("-n", help="How many.", min=1)] = 10,
+        model: Model = MODEL_NAME,
+        version: Version = "champion",
+        tenant: Tenant = "default",
+        json: Json = False,
+    ) -> None:
+        """Print the newest entries: when, from which source, label, prediction, error."""
+        with _log(model, version, tenant) as log:
+            after = max(log.position() - n - 4096, 0)
+            rows = [row for _, batch in log.entries(after=after) for row in _rows(batch)][-n:]
+        if json:
+            print_json(rows)
+            return
+        table = Table(*_COLUMNS)
+        for row in rows:
+            table.add_row(*(str(row[name]) for name in _COLUMNS))
+        out.print(table)
+
+    @group.command()
+    def explain(
+        prediction_id: Annotated[str, typer.Argument(help="From an answer.")],
+        model: Model = MODEL_NAME,
+        version: Version = "champion",
+        tenant: Tenant = "default",
+        json: Json = False,
+    ) -> None:
+        """Say what the memory holds near each item of an answer that still waits for its outcome:
+        the model's probability, and what it becomes."""
+        with _log(model, version, tenant) as log:
+            outcomes = Outcomes(log.client, lambda _, batch: log.append(batch), tenant=tenant)
+            served = outcomes.served(prediction_id)
+            if served is None:
+                raise ValueError(
+                    f"no prediction '{prediction_id}' is kept: it never was, or its day is over"
+                )
+            replica = _replica(log)
+            batch = served.batch
+            corrected = batch.predictions
+            if replica is not None:
+                corrected = replica.read(batch.keys, batch.predictions).corrected
+        rows = [
+            {
+                "item": name,
+                "model": round(float(before.max()), 5),
+                "now": round(float(after.max()), 5),
+            }
+            for name, before, after in zip(served.names, batch.predictions, corrected, strict=True)
+        ]
+        if json:
+            print_json({"prediction_id": prediction_id, "version": served.version, "items": rows})
+            return
+        table = Table("item", "the model's probability", "with the memory")
+        for row in rows:
+            table.add_row(str(row["item"]), f"{row['model']:.5f}", f"{row['now']:.5f}")
+        out.print(table)
+
+    @group.command()
+    def forget(
+        where: Annotated[
+            str, typer.Option("--where", metavar="source=NAME", help="Whose entries.")
+        ],
+        model: Model = MODEL_NAME,
+        version: Version = "champion",
+        tenant: Tenant = "default",
+    ) -> None:
+        """Cut a source out of every replica, also what it sends later.
+
+        errata memory forget --where source=user-17
+        """
+        name, separator, source = where.partition("=")
+        if name != "source" or not separator or not source:
+            raise ValueError(f"--where takes source=NAME, not '{where}'")
+        with _log(model, version, tenant) as log:
+            log.forget_source(source)
+        out.print(f"'{source}' is forgotten by {model} {log.version}")
+
+    @group.command()
+    def off(
+        model: Model = MODEL_NAME, version: Version = "champion", tenant: Tenant = "default"
+    ) -> None:
+        """Stop correcting, in every replica; entries are still collected."""
+        _decide("off", model, version, tenant)
+
+    @group.command()
+    def on(
+        model: Model = MODEL_NAME, version: Version = "champion", tenant: Tenant = "default"
+    ) -> None:
+        """Correct again."""
+        _decide("on", model, version, tenant)
+
+    @group.command()
+    def tune(
+        data: Annotated[
+            Path | None,
+            typer.Option("--data", help="A folder of LUFlow days, to try it on.", exists=True),
+        ] = None,
+        model: Model = MODEL_NAME,
+        version: Version = "champion",
+        tenant: Tenant = "default",
+        apply: Annotated[bool, typer.Option("--apply", help="Let every replica follow.")] = False,
+        json: Json = False,
+    ) -> None:
+        """Choose a policy by replaying the entries that are kept, oldest first, or switch off.
+
+        Every candidate predicts before it learns. With --data the stream is a folder of labelled
+        flows in place of the served version's own entries; nothing is applied then.
+        """
+        from pipelines.memory.luflow import frozen_stream, load_days
+        from pipelines.memory.stream import of_entries
+        from pipelines.memory.tuning import tune as choose
+        from pipelines.progress import Terminal
+
+        if data is not None:
+            days = load_days(data, most=3)
+            stream = frozen_stream(days, train_day=0, seed=0)[days.day == 1]
+            tuning = choose(stream, delays=(256, 10_240), reporter=Terminal())
+        else:
+            with _log(model, version, tenant) as log:
+                stream = of_entries([batch for _, batch in log.entries()])
+                tuning = choose(stream, delays=(256,), reporter=Terminal())
+                if apply:
+                    log.decide("policy", **tuning.policy.model_dump(mode="json"))
+        best = max(tuning.trials, key=lambda trial: trial.gain)
+        facts = {
+            "events": len(stream),
+            "enabled": tuning.policy.enabled,
+            "gain": best.gain,
+            "interval": [best.lower, best.upper],
+            "policy": tuning.policy.model_dump(mode="json"),
+        }
+        if json:
+            print_json(facts)
+            return
+        verdict = "on" if tuning.policy.enabled else "off: no candidate's gain is certain"
+        out.print(
+            f"{len(stream):,} events; the best candidate lowers the log loss by {best.gain:.5f} "
+            f"[{best.lower:.5f}, {best.upper:.5f}]: {verdict}",
+            highlight=False,
+        )
+
+
+@contextmanager
+def _log(model: str, version: str, tenant: str) -> Iterator[MemoryLog]:
+    settings = Settings()
+    resolved = Registry(settings.registry).resolve(model, version)
+    with redis_url(settings) as url:
+        yield MemoryLog(connect(url, timeout_s=10), model=model, version=resolved, tenant=tenant)
+
+
+def _replica(log: MemoryLog) -> MemoryReplica | None:
+    """The memory as a replica has it, or None before the first entry."""
+    from services.recommend.memory import DEFAULT_POLICY
+
+    first = next(log.entries(), None)
+    if first is None:
+        return None
+    _, batch = first
+    replica = MemoryReplica(
+        log,
+        DEFAULT_POLICY if batch.labels.shape[1] == 1 else MemoryPolicy(),
+        d=batch.keys.shape[1],
+        n_classes=batch.labels.shape[1],
+    )
+    replica.catch_up()
+    return replica
+
+
+def _decide(kind: str, model: str, version: str, tenant: str) -> None:
+    with _log(model, version, tenant) as log:
+        log.decide(kind)
+    out.print(f"{model} {log.version}: {kind}")
+
+
+def _rows(batch: Any) -> list[dict[str, Any]]:
+    return [
+        {
+            "time": datetime.fromtimestamp(int(when) / 1e3, UTC).isoformat(timespec="seconds"),
+            "source": f"{int(source):016x}",
+            "label": np.round(label, 4).tolist(),
+            "prediction": np.round(prediction, 4).tolist(),
+            "error": np.round(label - prediction, 4).tolist(),
+        }
+        for when, source, label, prediction in zip(
+            batch.time_ms, batch.sources, batch.labels, batch.predictions, strict=True
+        )
+    ]
