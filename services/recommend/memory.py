@@ -18,6 +18,7 @@ from feature_store.error_memory.replica import MemoryReplica
 from feature_store.interactions.history import NEGATIVE_SIGNALS
 from feature_store.offline import FeedbackRecord
 from services.recommend.assortment import Assortment
+from services.recommend.predictions import PredictionKeeper
 from services.recommend.ranking import Candidates
 
 log = logging.getLogger(__name__)
@@ -140,6 +141,7 @@ class Memories:
         self._client, self._model, self._tenant = client, model, tenant
         self._of: dict[str, VersionMemory] = {}
         self._outcomes = Outcomes(client, self._append, tenant=tenant)
+        self._keeper: PredictionKeeper[Served] = PredictionKeeper(self._write)
 
     def stage(self, assortment: Assortment, version: str) -> MemoryStage:
         """The stage of a version, whose memory begins with its first catalogue."""
@@ -156,14 +158,15 @@ class Memories:
         return self._of.get(version)
 
     def keep(self, served: Sequence[Served]) -> None:
-        """Keep what was served for its outcome."""
-        if served:
-            self._outcomes.expect(served)
+        """Keep what was served for its outcome; no answer waits for that."""
+        self._keeper.keep(served)
 
     def learn(self, record: FeedbackRecord) -> None:
         """Join one feedback with what was served; what cannot be joined is in the offline log."""
         if record.prediction_id is None:
             return
+        if (served := self._keeper.waiting(record.prediction_id)) is not None:
+            self._outcomes.expect([served])
         self._outcomes.outcome(
             record.prediction_id,
             record.item_id,
@@ -181,10 +184,19 @@ class Memories:
             self._of.pop(version).close()
 
     def close(self) -> None:
-        """Stop every thread."""
+        """Write what waits, and stop every thread."""
+        self._keeper.close()
         for memory in self._of.values():
             memory.close()
         self._of = {}
+
+    def _write(self, served: Sequence[Served]) -> bool:
+        try:
+            self._outcomes.expect(served)
+        except redis.RedisError as error:
+            log.warning("answers were not kept for the error memory: %s", error)
+            return False
+        return True
 
     def _append(self, version: str, batch: ErrorBatch) -> Appended:
         memory = self._of.get(version)
