@@ -114,7 +114,7 @@ def adaptive_random_forest(
     """river's ARF on the inputs, blended with nothing: it starts empty.
 
     Raises:
-        ImportError: river is not installed (the `drift` extra).
+        ImportError: river is not installed (the `bench` extra).
     """
     from river import forest
 
