@@ -187,6 +187,8 @@ def _rows(
     values = np.array([[e.value(m, slice_name=slice_name) for m in metrics] for e in evaluations])
     sign = np.array([-1.0 if m.startswith(LOWER_IS_BETTER) else 1.0 for m in metrics])
     best = values == (sign * (sign * values).max(axis=0))
+    if len(values) > 1:
+        best &= (values != values[0]).any(axis=0)  # nobody is best where all are alike
     return [
         Row(
             ranker=evaluation.ranker,
