@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -96,6 +97,7 @@ def run_traffic_demo(
         data = _recordings(home, play, live=how, reporter=reporter)
     version = _version(data, config, settings, reporter=reporter, console=console)
     registry = Registry(settings.registry)
+    torch.set_num_threads(1)  # a micro-batch is small: threads would wait for each other
     classifier = StreamClassifier(load_served(registry, version), clock=WallClock())
     found: Counter[str] = Counter()
     confused: Counter[tuple[str, str]] = Counter()
