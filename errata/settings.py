@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Settings(BaseSettings):
-    """`ERRATA_HOME` and `ERRATA_REDIS_URL`.
+    """What the environment says, each as `ERRATA_` and the name in capitals.
 
     Attributes:
         home: where the registry, the embedded Redis, logs and caches live.
         redis_url: a running server (`redis://`, `rediss://`, `unix://`); without one an embedded
             server is started under `home`.
+        api_keys: file of the API keys that the service asks for; without one it asks for none.
+        log_format: `text`, or `json` for one object a line.
+        log_level: `info` also logs every request.
         registry_url: where versions live: a path or an fsspec URL; `home/registry` by default.
     """
 
@@ -23,6 +27,9 @@ class Settings(BaseSettings):
     home: Path = Field(default_factory=lambda: Path.home() / ".errata")
     redis_url: str | None = None
     registry_url: str | None = None
+    api_keys: Path | None = None
+    log_format: Literal["text", "json"] = "text"
+    log_level: Literal["debug", "info", "warning", "error"] = "warning"
 
     def of_demo(self) -> Settings:
         """The demo's own home, registry and Redis: it must not mix with a user's data."""

@@ -18,7 +18,9 @@ from errata.cli import (
     demo_traffic,
     doctor,
     flows,
+    forget,
     index,
+    keys,
     memory,
     registry,
     score,
@@ -50,6 +52,8 @@ memory.register(app)
 classify.register(app)
 demo.register(app)
 demo_traffic.register(app)
+keys.register(app)
+forget.register(app)
 doctor.register(app)
 
 # Typer carries its own copy of click, or imports the real one: ask it for the class.

@@ -18,6 +18,7 @@ from errata.cli.options import ConfigFile, Overrides, parse_overrides
 from errata.console import err
 from errata.settings import Settings
 from feature_store.online import EmbeddedRedis, connect, describe
+from services.access import JsonFormatter
 
 
 def register(app: typer.Typer) -> None:
@@ -62,10 +63,8 @@ def register(app: typer.Typer) -> None:
         if watched and workers > 1:
             raise ValueError("--interface and --capture go with --workers 1: one process watches")
 
-        logging.basicConfig(
-            level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", force=True
-        )
         settings = Settings()
+        log_to_stderr(settings)
         with redis_url(settings) as url:
             serving = ServeSettings.model_validate(
                 read_settings(config, parse_overrides(overrides))
@@ -76,6 +75,7 @@ def register(app: typer.Typer) -> None:
                     "alias": alias,
                     "tenant": tenant,
                     "device": device,
+                    "api_keys": settings.api_keys,
                     "code_version": __version__,
                 }
             )
@@ -120,6 +120,14 @@ def read_settings(file: Path | None, overrides: dict[str, Any]) -> dict[str, Any
                 raise ValueError(f"--set {name}: '{parent}' is no group of settings")
         place[last] = value
     return settings
+
+
+def log_to_stderr(settings: Settings) -> None:
+    """Log lines as the environment wants them."""
+    text = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter() if settings.log_format == "json" else text)
+    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
 
 
 @contextmanager

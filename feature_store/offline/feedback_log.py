@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import threading
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -68,11 +71,22 @@ class FeedbackLog:
         self._writer = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._lock = threading.Lock()
 
+    def forget(self, user_id: str) -> int:
+        """Remove every record of a user, of all writers; returns how many there were.
+
+        Writers wait meanwhile. A line that is not whole is removed too where it names the user.
+        """
+        removed = 0
+        with self._lock, self._rewriting(exclusive=True):
+            for path in sorted(self._directory.glob("day=*/*.jsonl")):
+                removed += forget_lines(path, user_id)
+        return removed
+
     def append(self, record: FeedbackRecord) -> None:
         """Write one record into the partition of the day on which it happened."""
         day = (EPOCH + timedelta(milliseconds=record.timestamp_ms)).date()
         path = self._directory / f"day={day}" / f"{self._writer}.jsonl"
-        with self._lock:
+        with self._lock, self._rewriting(exclusive=False):
             path.parent.mkdir(parents=True, exist_ok=True)
             append_line(path, record.pack())
 
@@ -89,6 +103,37 @@ class FeedbackLog:
         table = pl.DataFrame(records, schema=SCHEMA)
         once = table.unique(("user_id", "feedback_id"), keep="first", maintain_order=True)
         return once.sort("timestamp_ms", maintain_order=True)
+
+    @contextmanager
+    def _rewriting(self, *, exclusive: bool) -> Iterator[None]:
+        """Any number of processes append, or one rewrites."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        with (self._directory / "rewrite.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+            yield
+
+
+def forget_lines(path: Path, user_id: str) -> int:
+    """Take a user's lines out of a file of records, at once; returns how many there were."""
+    named = b'"user_id":' + orjson.dumps(user_id)
+    lines = path.read_bytes().splitlines(keepends=True)
+    # The text is looked for only where a line cannot be read.
+    kept = [line for line in lines if not _is_of(line, user_id, named)]
+    if len(kept) < len(lines):
+        temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        with temporary.open("wb") as file:
+            file.writelines(kept)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    return len(lines) - len(kept)
+
+
+def _is_of(line: bytes, user_id: str, named: bytes) -> bool:
+    try:
+        return FeedbackRecord.unpack(line).user_id == user_id
+    except (orjson.JSONDecodeError, TypeError):
+        return named in line
 
 
 def append_line(path: Path, line: bytes) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from feature_store.offline.feedback_log import FeedbackRecord, append_line
+from feature_store.offline.feedback_log import FeedbackRecord, append_line, forget_lines
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,14 @@ class Spool:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._locked("append"):
             append_line(self._path, record.pack())
+
+    def forget(self, user_id: str) -> int:
+        """Remove a user's records from what waits and from what was set aside; returns how many."""
+        if not self._path.parent.exists():
+            return 0
+        with self._locked("replay"), self._locked("append"):
+            files = (self._path, self._taken, self._unreadable)
+            return sum(forget_lines(path, user_id) for path in files if path.exists())
 
     def replay(self, deliver: Callable[[FeedbackRecord], object]) -> int:
         """Deliver what waits, oldest first, and forget it; returns how many were delivered.

@@ -14,6 +14,7 @@ from feature_store.online.store import (
     OnlineStore,
     OnlineUser,
     StoredPrediction,
+    digest,
 )
 
 __all__ = [
@@ -28,4 +29,5 @@ __all__ = [
     "StoredPrediction",
     "connect",
     "describe",
+    "digest",
 ]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import orjson
 import redis
@@ -13,6 +14,8 @@ HISTORY_LENGTH = 200
 PREDICTION_TTL_S = 7 * 86_400
 FEEDBACK_ID_TTL_S = 7 * 86_400
 HIDDEN_LENGTH = 1_000
+FORGOTTEN_LENGTH = 10_000
+_PAGE = 500
 
 # One round trip, atomic: a feedback id counts once, and the history stays capped. What a user
 # does not want is kept apart (member = item, score = when), so that it outlives the history.
@@ -149,6 +152,51 @@ class OnlineStore:
             )
         ]
 
+    def forget(self, user_id: str) -> int:
+        """Delete all that is stored of a user, waiting predictions included; returns the keys.
+
+        Looks at every prediction and feedback id that is kept: for an operator, not for a request.
+        """
+        gone = [self._key(kind, user_id).encode() for kind in ("history", "features", "hidden")]
+        own = _literally(self._key("feedback", f"{user_id}\0"))
+        gone += self._redis.scan_iter(match=f"{own}*", count=1_000)
+        page: list[bytes] = []
+        predictions = _literally(self._key("prediction", ""))
+        for key in self._redis.scan_iter(match=f"{predictions}*", count=1_000):
+            page.append(key)
+            if len(page) == _PAGE:
+                gone += self._predictions_of(user_id, page)
+                page = []
+        gone += self._predictions_of(user_id, page)
+        removed = sum(
+            self._redis.unlink(*gone[start : start + _PAGE]) for start in range(0, len(gone), _PAGE)
+        )
+        # A replica may remember the user for when Redis is away.
+        self._redis.xadd(
+            f"{self._prefix}:forgotten", {"user": digest(user_id)}, maxlen=FORGOTTEN_LENGTH
+        )
+        return removed
+
+    def forgotten(self, *, after: str) -> tuple[list[str], str]:
+        """`digest` of users who were forgotten behind `after` ("0-0": all), and the newest id."""
+        found = cast(Any, self._redis.xrange(f"{self._prefix}:forgotten", f"({after}", "+"))
+        users = [fields[b"user"].decode() for _, fields in found]
+        return users, found[-1][0].decode() if found else after
+
+    def _predictions_of(self, user_id: str, keys: list[bytes]) -> list[bytes]:
+        if not keys:
+            return []
+        records = cast(list[bytes | None], self._redis.mget(keys))
+        prefix = self._key("prediction", "").encode()
+        # What the error memory keeps beside a prediction until its outcome is known.
+        beside = [self._key(kind, "").encode() for kind in ("prediction", "served", "taken")]
+        return [
+            kind + key.removeprefix(prefix)
+            for key, raw in zip(keys, records, strict=True)
+            if raw is not None and orjson.loads(raw)[0] == user_id
+            for kind in beside
+        ]
+
     def sample_users(self, n: int) -> list[str]:
         """Ids of up to `n` users who have a history, in no order."""
         prefix = self._key("history", "")
@@ -227,6 +275,11 @@ class OnlineStore:
 
     def _key(self, kind: str, name: str) -> str:
         return f"{self._prefix}:{kind}:{name}"
+
+
+def digest(user_id: str) -> str:
+    """A user who must not be named any more."""
+    return hashlib.blake2b(user_id.encode(), digest_size=16).hexdigest()
 
 
 def _literally(text: str) -> str:

@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.types import Scope
 
 from services import problems
+from services.access import Access, KeyFile, RequestId
 from services.problems import documented
 from services.recommend import browsing, documentation
 from services.recommend.batcher import OverloadedError
@@ -81,12 +82,16 @@ def create_app(settings: ServeSettings) -> FastAPI:
     app.state.service = service
     problems.install(app)
     limits = settings.limits
+    # The last that is added comes first: a refused key is counted, and named, like any request.
+    if settings.api_keys is not None:
+        app.add_middleware(Access, keys=KeyFile(settings.api_keys))
     app.add_middleware(
         Guard,
         telemetry=service.telemetry,
         max_body_bytes=limits.max_body_bytes,
         max_under_way=limits.max_queue + OTHERS_UNDER_WAY,
     )
+    app.add_middleware(RequestId)
     _add_recommendations(app, service)
     _add_routes(app, service)
     _add_operations(app, service)

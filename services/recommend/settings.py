@@ -114,6 +114,7 @@ class ServeSettings(_Settings):
         device: where the index lives.
         refresh_s: how often the aliases and Redis are looked at.
         limits: see `Limits`.
+        api_keys: file of the keys that requests must show one of; None asks for none.
         code_version: shown in the OpenAPI document.
     """
 
@@ -127,6 +128,7 @@ class ServeSettings(_Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     refresh_s: float = Field(1.0, gt=0)
     limits: Limits = Limits()
+    api_keys: Path | None = None
     code_version: str = "unknown"
 
     def every_catalogue(self) -> dict[str, CatalogueSettings]:

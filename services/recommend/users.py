@@ -13,7 +13,7 @@ import redis
 
 from feature_store.interactions.history import NEGATIVE_SIGNALS
 from feature_store.offline import FeedbackRecord, Spool
-from feature_store.online import Event, OnlineStore, StoredPrediction
+from feature_store.online import Event, OnlineStore, StoredPrediction, digest
 
 RETRY_AFTER_S = 1.0
 REMEMBERED_USERS = 10_000
@@ -53,6 +53,7 @@ class Users:
         self._closed_until = 0.0
         self._remembered: OrderedDict[str, KnownUser] = OrderedDict()
         self._lock = threading.Lock()
+        self._forgotten = "0-0"
 
     @property
     def available(self) -> bool:
@@ -62,7 +63,7 @@ class Users:
     def check(self) -> bool:
         """Ask Redis now, and deliver what waits."""
         try:
-            self._store.ping()
+            self._forget(*self._store.forgotten(after=self._forgotten))
             self._spool.replay(self._deliver)
         except redis.RedisError:
             self._open_breaker()
@@ -150,6 +151,13 @@ class Users:
                 self._remembered.move_to_end(user_id)
             while len(self._remembered) > REMEMBERED_USERS:
                 self._remembered.popitem(last=False)
+
+    def _forget(self, users: Sequence[str], newest: str) -> None:
+        if users:
+            with self._lock:
+                for user_id in [each for each in self._remembered if digest(each) in users]:
+                    del self._remembered[user_id]
+        self._forgotten = newest
 
     def _open_breaker(self) -> None:
         self._closed_until = self._clock() + RETRY_AFTER_S

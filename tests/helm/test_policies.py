@@ -107,6 +107,15 @@ def test_only_its_own_pods_reach_redis(render) -> None:
     assert policy["spec"]["egress"] == []
 
 
+def test_keys_are_mounted_as_a_folder_so_that_they_follow_their_secret(render) -> None:
+    for component, _, container in pods(render("production")):
+        if component == "serve":
+            (mount,) = (each for each in container["volumeMounts"] if each["name"] == "keys")
+            assert "subPath" not in mount
+            variables = {each["name"]: each.get("value") for each in container["env"]}
+            assert variables["ERRATA_API_KEYS"] == f"{mount['mountPath']}/keys.json"
+
+
 def test_serving_only_reads_the_registry(render) -> None:
     for component, _, container in pods(render("sensor")):
         for mount in container.get("volumeMounts", []):
