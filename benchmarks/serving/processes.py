@@ -27,11 +27,11 @@ class Server:
 
     def cpu_s(self) -> float:
         """Processor seconds of the process and its children so far, Redis left out."""
-        return sum(_cpu_s(pid) for pid in self._pids())
+        return sum(_cpu_s(pid) for pid in self.pids())
 
     def resident_mb(self) -> float:
         """Resident memory of the process and its children, Redis left out."""
-        return sum(_resident_mb(pid) for pid in self._pids())
+        return sum(_resident_mb(pid) for pid in self.pids())
 
     def alive(self) -> bool:
         """Whether the process runs."""
@@ -45,7 +45,8 @@ class Server:
         found["cpu_ms"] = 1e3 * (self.cpu_s() - before) / max(answered, 1)
         return found
 
-    def _pids(self) -> list[int]:
+    def pids(self) -> list[int]:
+        """The process and its children, Redis left out."""
         found, waiting = [], [self.process.pid]
         while waiting:
             pid = waiting.pop()

@@ -124,7 +124,7 @@ def read_settings(file: Path | None, overrides: dict[str, Any]) -> dict[str, Any
 
 def log_to_stderr(settings: Settings) -> None:
     """Log lines as the environment wants them."""
-    text = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+    text = logging.Formatter("%(asctime)s %(levelname)s [%(process)d] %(message)s")
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if settings.log_format == "json" else text)
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)

@@ -365,7 +365,11 @@ class CatalogueService:
         )
 
     def feedback(self, request: FeedbackRequest) -> FeedbackResponse:
-        """Answer `POST /v1/feedback`: on disk first, then into the user's history."""
+        """Answer `POST /v1/feedback`: on disk first, then into the user's history.
+
+        Raises:
+            ProblemError: 503 where the disk takes nothing: what is acknowledged must be kept.
+        """
         prediction = None
         if request.prediction_id is not None:
             prediction = self._predictions.waiting(request.prediction_id) or self._users.prediction(
@@ -382,8 +386,16 @@ class CatalogueService:
             prediction_id=request.prediction_id,
             model_version=prediction.model_version if prediction else None,
         )
-        self._log.append(record)
-        applied = self._users.apply(record)
+        try:
+            self._log.append(record)
+            applied = self._users.apply(record)
+        except OSError as error:
+            log.error("feedback cannot be kept: %s", error)
+            raise ProblemError(
+                status=503,
+                title="Feedback cannot be kept",
+                detail="the disk of the feedback log takes nothing; send it again later",
+            ) from error
         status = {True: "applied", False: "duplicate", None: "stored"}[applied]
         self._telemetry.feedback.labels(status).inc()
         if prediction is not None and applied is not False:
