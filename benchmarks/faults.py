@@ -21,7 +21,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -279,7 +279,7 @@ def _ask(
 
 
 def _post(
-    client: httpx.Client, tally: Tally, path: str, body: dict[str, object]
+    client: httpx.Client, tally: Tally, path: str, body: Mapping[str, object]
 ) -> dict[str, object] | None:
     tally.requests += 1
     for attempt in (1, 2):
