@@ -38,7 +38,13 @@ from numpy.typing import NDArray
 from benchmarks.harness import Result, parse
 from benchmarks.packets import peak_mb, write_input
 from feature_store.editions.recommender import RecommenderEdition, Scoring
-from feature_store.editions.traffic import Decision, TrafficEdition, build_network
+from feature_store.editions.traffic import (
+    Decision,
+    TrafficEdition,
+    build_network,
+    read_network,
+)
+from feature_store.error_memory import KeySpace
 from feature_store.interactions.catalogue import Catalogue
 from feature_store.interactions.content import ContentSpec
 from feature_store.interactions.dataset import Dataset
@@ -223,7 +229,8 @@ def make_flows(root: Path, captures: Path, *, packets: int) -> None:
         settings | {"verbosity": -1, "seed": 0}, lightgbm.Dataset(table, label), num_boost_round=100
     )
     decision = Decision(network_weight=0.5, unknown_below=0.2)
-    edition = TrafficEdition(CLASSES, Tier.T1, network.eval(), tree, decision)
+    keys = KeySpace.fit(read_network(network.eval(), flows, Tier.T1)[1])
+    edition = TrafficEdition(CLASSES, Tier.T1, network, tree, decision, keys)
     publish(root, "traffic", edition.save)
 
 

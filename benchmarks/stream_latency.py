@@ -34,7 +34,8 @@ from numpy.typing import NDArray
 
 from benchmarks.harness import Result, parse
 from benchmarks.packets import PCAP_HEADER
-from feature_store.editions.traffic import Decision, TrafficEdition, build_network
+from feature_store.editions.traffic import Decision, TrafficEdition, build_network, read_network
+from feature_store.error_memory import KeySpace
 from feature_store.traffic import FlowMeter, read_flows
 from feature_store.traffic.capture import NotACaptureError, PacketBatch, open_capture
 from feature_store.traffic.features import Tier, feature_table
@@ -158,7 +159,8 @@ def slowest_edition(flows: FlowBatch, *, rounds: int) -> TrafficEdition:
     tree = lightgbm.train(parameters, lightgbm.Dataset(table, label), num_boost_round=rounds)
     decision = Decision(network_weight=0.5, unknown_below=0.1, early_exit=1.0)
     classes = tuple(f"class {k}" for k in range(CLASSES))
-    return TrafficEdition(classes, Tier.T1, network.eval(), tree, decision)
+    keys = KeySpace.fit(read_network(network.eval(), chosen, Tier.T1)[1])
+    return TrafficEdition(classes, Tier.T1, network, tree, decision, keys)
 
 
 Conversation = tuple[NDArray[np.int64], list[bytes], NDArray[np.int64]]

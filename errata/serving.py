@@ -6,11 +6,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import orjson
 from fastapi import FastAPI
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.classify.app import CLASSIFY, VERDICTS
+from services.classify.app import CLASSIFY, LABELS, VERDICTS
 from services.classify.service import ClassifyService
+
+FEEDBACK = "/v1/feedback"
+LARGEST_LABEL_BYTES = 256_000
 
 
 def with_traffic(app: FastAPI, traffic: FastAPI) -> FastAPI:
@@ -43,10 +47,40 @@ def with_traffic(app: FastAPI, traffic: FastAPI) -> FastAPI:
 
 
 class _ByPath:
+    """Sends a request to the application that answers it. Feedback is of both kinds: one that
+    carries a `label` is about a flow, any other about an item."""
+
     def __init__(self, app: ASGIApp, *, traffic: ASGIApp) -> None:
         self._app = app
         self._traffic = traffic
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        theirs = scope["type"] == "http" and scope["path"] in (CLASSIFY, VERDICTS)
+        theirs = scope["type"] == "http" and scope["path"] in (CLASSIFY, VERDICTS, LABELS)
+        if scope["type"] == "http" and scope["path"] == FEEDBACK and scope["method"] == "POST":
+            first = await receive()
+            receive = _again(first, receive)
+            if _names_a_label(first):
+                scope, theirs = {**scope, "path": LABELS, "raw_path": LABELS.encode()}, True
         await (self._traffic if theirs else self._app)(scope, receive, send)
+
+
+def _again(first: Message, receive: Receive) -> Receive:
+    """`receive`, as if `first` had not been taken yet."""
+    waiting = [first]
+
+    async def replay() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return replay
+
+
+def _names_a_label(message: Message) -> bool:
+    """Whether this is a whole, small JSON body with a label."""
+    body = message.get("body", b"")
+    if message.get("more_body") or len(body) > LARGEST_LABEL_BYTES or b'"label' not in body:
+        return False
+    try:
+        found = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(found, dict) and ("label" in found or "labels" in found)

@@ -17,7 +17,6 @@ from errata.cli.serve import redis_url
 from errata.console import err, out
 from errata.settings import Settings
 from feature_store.online import connect
-from feature_store.online.verdicts import WaitingVerdicts
 from feature_store.registry import Registry
 
 if TYPE_CHECKING:
@@ -75,6 +74,7 @@ def register(app: typer.Typer) -> None:
 
         from services.classify import sinks
         from services.classify.loading import load_served
+        from services.classify.memory import REDIS_TIMEOUT_S, TrafficMemory
         from services.classify.policy import LatencyBudget
         from services.classify.source import open_source
         from services.classify.stream import StreamClassifier
@@ -95,9 +95,18 @@ def register(app: typer.Typer) -> None:
                 )
             )
             registry = Registry(settings.registry, cache=settings.home / "cache" / "registry")
+            served = load_served(registry, model)
+            memory = stream = None
+            if redis_stream is not None:
+                client = connect(
+                    stack.enter_context(redis_url(settings)), timeout_s=REDIS_TIMEOUT_S
+                )
+                stream = sinks.RedisStream(client, redis_stream, final_only=final_only)
+                memory = TrafficMemory(client, served)
             classifier = StreamClassifier(
-                load_served(registry, model),
+                served,
                 budget=LatencyBudget(latency_ms=budget_ms),
+                corrector=memory,
                 clock=source.clock,
             )
             chosen: list[sinks.Sink] = []
@@ -106,11 +115,7 @@ def register(app: typer.Typer) -> None:
             else:
                 table = sinks.LiveTable(classifier, out, title=f"traffic of {source.name}")
                 chosen.append(stack.enter_context(table))
-            stream = None
-            if redis_stream is not None:
-                client = connect(stack.enter_context(redis_url(settings)))
-                stream = sinks.RedisStream(client, redis_stream, final_only=final_only)
-                chosen += [stream, sinks.Waiting(WaitingVerdicts(client))]
+            chosen += [each for each in (stream, memory) if each is not None]
             for verdicts in classify_stream(source, classifier, stop=stop):
                 for sink in chosen:
                     sink.write(verdicts)

@@ -90,6 +90,7 @@ def register(app: typer.Typer) -> None:
                 redis_url=url,
                 alias=alias,
                 tenant=tenant,
+                labels=settings.offline_directory / "labels",
                 watch=Watch(interface=interface, capture=capture, replay=replay)
                 if watched
                 else None,

@@ -11,9 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
+from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
 from feature_store.editions.forest import Forest, UnsupportedTreeError
+from feature_store.error_memory import KeySpace
 from feature_store.traffic.features import Tier, feature_table, flow_features
 from feature_store.traffic.flows import FlowBatch
 from models.traffic.classifier import TrafficClassifier
@@ -25,6 +28,7 @@ UNKNOWN = "unknown"
 FloatArray = NDArray[np.float32]
 
 _CARD, _NETWORK, _TREE = "edition.json", "network.safetensors", "tree.txt"
+_KEYS = "keys.safetensors"
 _LEAST_PROBABILITY = 1e-6
 
 
@@ -65,8 +69,7 @@ class Verdicts:
 
     Shapes:
         probability: (n, classes) float32, calibrated
-        hidden: (n, d_model) float32, unit vectors: the network's own representation, the key under
-            which an error of this verdict is remembered
+        hidden: (n, d_model) float32, unit vectors: the network's own representation
     """
 
     probability: FloatArray
@@ -83,6 +86,7 @@ class TrafficEdition:
         network: the sequence model, in evaluation mode.
         tree: a gradient-boosted tree on `feature_table`, or None.
         decision: how the two are joined.
+        keys: makes of a hidden vector the key under which an error is remembered.
     """
 
     classes: tuple[str, ...]
@@ -90,6 +94,7 @@ class TrafficEdition:
     network: TrafficClassifier
     tree: lightgbm.Booster | None
     decision: Decision
+    keys: KeySpace
 
     @property
     def packets(self) -> int:
@@ -133,11 +138,17 @@ class TrafficEdition:
         decision = self.decision.model_copy(update={"network_weight": weight})
         return replace(self, decision=decision)
 
-    def names(self, probability: FloatArray) -> list[str]:
-        """The class of each row, `unknown` where the confidence is below the threshold."""
+    def names(self, probability: FloatArray, classes: tuple[str, ...] | None = None) -> list[str]:
+        """The class of each row, `unknown` where the confidence is below the threshold.
+
+        Args:
+            probability: (n, C).
+            classes: names of the columns, the edition's own by default.
+        """
+        classes = classes or self.classes
         best = probability.argmax(axis=1)
         sure = probability.max(axis=1, initial=0) >= self.decision.unknown_below
-        return [self.classes[k] if ok else UNKNOWN for k, ok in zip(best, sure, strict=True)]
+        return [classes[k] if ok else UNKNOWN for k, ok in zip(best, sure, strict=True)]
 
     def save(self, directory: Path) -> None:
         """Write the edition's files."""
@@ -150,6 +161,7 @@ class TrafficEdition:
         )
         (directory / _CARD).write_text(card.model_dump_json(indent=2))
         save_file(self.network.state_dict(), directory / _NETWORK)
+        save_arrays({"centre": self.keys.centre, "scale": self.keys.scale}, directory / _KEYS)
         if self.tree is not None:
             self.tree.save_model(str(directory / _TREE))
 
@@ -164,12 +176,14 @@ class TrafficEdition:
         network = build_network(card.embedding, card.encoder, len(card.classes))
         network.load_state_dict(load_file(directory / _NETWORK))
         tree_file = directory / _TREE
+        keys = load_arrays(directory / _KEYS)
         return cls(
             classes=card.classes,
             tier=card.tier,
             network=network.to(device).eval(),
             tree=lightgbm.Booster(model_file=str(tree_file)) if tree_file.exists() else None,
             decision=card.decision,
+            keys=KeySpace(keys["centre"], keys["scale"]),
         )
 
 

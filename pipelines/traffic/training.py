@@ -14,8 +14,10 @@ from feature_store.editions.traffic import (
     TrafficEdition,
     log_softmax,
     pooled,
+    read_network,
     tree_log_probability,
 )
+from feature_store.error_memory import KeySpace
 from feature_store.traffic.features import feature_table
 from feature_store.traffic.flows import FlowBatch
 from pipelines.checkpoint import Checkpoint
@@ -123,7 +125,8 @@ def train(
             threads=config.threads,
             reporter=reporter,
         )
-    undecided = TrafficEdition(classes, config.tier, network, tree, Decision())
+    keys = KeySpace.fit(read_network(network, parts.training.flows, config.tier)[1])
+    undecided = TrafficEdition(classes, config.tier, network, tree, Decision(), keys)
     decision = decide(undecided, parts.validation, config.decision)
     return replace(undecided, decision=decision)
 

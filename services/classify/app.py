@@ -16,12 +16,20 @@ from starlette.datastructures import UploadFile
 from starlette.types import Message
 
 from services import problems
-from services.classify.schemas import CaptureResponse, FlowsRequest, FlowsResponse, StreamVerdict
+from services.classify.schemas import (
+    CaptureResponse,
+    FlowLabel,
+    FlowsRequest,
+    FlowsResponse,
+    LabelsRequest,
+    LabelsResponse,
+    StreamVerdict,
+)
 from services.classify.service import ClassifyService
 from services.classify.settings import ClassifySettings
 from services.problems import ProblemError, documented, invalid
 
-CLASSIFY, VERDICTS = "/v1/classify", "/v1/verdicts"
+CLASSIFY, VERDICTS, LABELS = "/v1/classify", "/v1/verdicts", "/v1/labels"
 IN_MEMORY_BYTES = 1 << 20  # a larger upload waits on disk
 MAX_JSON_BYTES = 8_000_000
 HEARTBEAT_S = 15.0
@@ -119,6 +127,13 @@ def _add_routes(app: FastAPI, service: ClassifyService, settings: ClassifySettin
                 return await asyncio.to_thread(
                     service.classify_capture, cast(BinaryIO, spooled), provisional=provisional
                 )
+
+    @app.post(LABELS, tags=["classify"], responses=documented(422, 503))
+    async def labels(request: LabelsRequest | FlowLabel) -> LabelsResponse:
+        """Say what one flow or several really were: verdicts on flows like them are corrected
+        within a second, and classes that the model never knew are named."""
+        several = request if isinstance(request, LabelsRequest) else LabelsRequest(labels=[request])
+        return await asyncio.to_thread(service.learn, several)
 
     @app.get(
         VERDICTS,

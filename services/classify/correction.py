@@ -16,17 +16,27 @@ class Corrector(Protocol):
     Thresholds (early exit, unknown) are applied to what comes out.
     """
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the columns that `correct` returns: the edition's, and after them those that
+        labels brought."""
+        ...
+
     def correct(self, probability: FloatArray, hidden: FloatArray) -> FloatArray:
         """Probabilities that are to be emitted; rows sum to 1.
 
         Shapes:
-            probability, returns: (n, classes); hidden: (n, d_model), unit vectors
+            probability: (n, the edition's classes); hidden: (n, d_model), unit vectors
+            returns: (n, at least these classes)
         """
         ...
 
 
 class Uncorrected:
     """The edition's own word."""
+
+    def __init__(self, classes: tuple[str, ...]) -> None:
+        self.classes = classes
 
     def correct(self, probability: FloatArray, hidden: FloatArray) -> FloatArray:  # noqa: ARG002
         """See `Corrector`."""

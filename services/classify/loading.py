@@ -35,6 +35,7 @@ def _warm_up(edition: TrafficEdition) -> None:
     empty = FlowBatch.empty(edition.packets)
     flow = FlowBatch(*(np.zeros((1, *each.shape[1:]), each.dtype) for each in empty.columns()))
     flow.flow["kept"] = 1
-    reader, one = FlowReader(edition, Uncorrected(), states=1), np.ones(1, np.int64)
+    reader = FlowReader(edition, Uncorrected(edition.classes), states=1)
+    one = np.ones(1, np.int64)
     reader.each(flow, one, one)
     reader.whole(flow, one)

@@ -29,12 +29,14 @@ class Opinions:
 
     Shapes:
         row: (m,) int64, which of the flows; packet: (m,) int64, after which packet, from 1 on
-        probability: (m, classes) float32; hidden: (m, d_model) float32, unit vectors
+        probability: (m, classes) float32, corrected; own: (m, the edition's classes) float32, not
+        hidden: (m, d_model) float32, unit vectors
     """
 
     row: IntArray
     packet: IntArray
     probability: FloatArray
+    own: FloatArray
     hidden: FloatArray
 
 
@@ -71,7 +73,8 @@ class FlowReader:
         hidden: FloatArray,
     ) -> Opinions:  # fmt: skip
         probability = self.edition.decide(logits, flows[row].cut(packet))
-        return Opinions(row, packet, self._corrector.correct(probability, hidden), hidden)
+        corrected = self._corrector.correct(probability, hidden)
+        return Opinions(row, packet, corrected, probability, hidden)
 
     def _stepped(
         self, flows: FlowBatch, first: IntArray, last: IntArray

@@ -117,3 +117,43 @@ class CaptureResponse(BaseModel):
     flows: int
     packets: dict[str, int] = Field(description="by outcome")
     damage: dict[str, int] = Field(description="what could not be read, by reason")
+
+
+class FlowLabel(BaseModel):
+    """What a flow really was.
+
+    Attributes:
+        prediction_id: of any verdict on the flow.
+        label: a class, known to the model or not.
+        source: who says so; what a source said can be forgotten together.
+        feedback_id: a label with the same id counts once.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    prediction_id: str = Field(min_length=1, max_length=64)
+    label: str = Field(min_length=1, max_length=128)
+    source: str = Field("", max_length=128)
+    feedback_id: str | None = Field(None, max_length=128)
+
+
+class LabelsRequest(BaseModel):
+    """Labels that arrived, late or not."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {"labels": [{"prediction_id": "6f1c…", "label": "video", "source": "analyst-7"}]}
+            ]
+        },
+    )
+
+    labels: list[FlowLabel] = Field(min_length=1, max_length=1_000)
+
+
+class LabelsResponse(BaseModel):
+    """What became of each label, in order: learned, duplicate, expired or no_room."""
+
+    outcomes: list[str]
+    learned: int

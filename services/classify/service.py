@@ -9,29 +9,34 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import BinaryIO
 
+import redis
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from feature_store.editions.traffic import MODEL_NAME
 from feature_store.online import connect
-from feature_store.online.verdicts import WaitingVerdicts
 from feature_store.registry import Registry, RegistryError
 from feature_store.traffic.capture import InterfaceUnavailableError, NotACaptureError, open_capture
 from feature_store.traffic.features import Tier
-from services.classify.correction import Uncorrected
+from services.classify.correction import Corrector, Uncorrected
+from services.classify.labels import LabelLog
 from services.classify.loading import load_served
+from services.classify.memory import REDIS_TIMEOUT_S, Label, Learned, TrafficMemory
 from services.classify.reader import FlowReader
 from services.classify.schemas import (
     CaptureResponse,
     FlowsRequest,
     FlowsResponse,
     FlowVerdict,
+    LabelsRequest,
+    LabelsResponse,
     StreamVerdict,
 )
 from services.classify.settings import ClassifySettings, Watch
-from services.classify.sinks import Hub, RedisStream, Sink, Waiting
+from services.classify.sinks import Hub, RedisStream, Sink
 from services.classify.source import Source, open_source
 from services.classify.stream import ServedEdition, StreamClassifier, classify
+from services.classify.verdict import Verdict
 from services.problems import ProblemError
 
 log = logging.getLogger(__name__)
@@ -52,17 +57,18 @@ class ClassifyService:
         self._settings = settings
         self._registry = Registry(settings.registry)
         self._served: ServedEdition | None = None
+        self._memory: TrafficMemory | None = None
+        self._labels = LabelLog(settings.labels) if settings.labels else None
         self._not_loaded = "no version was loaded yet"
         self._stopped = threading.Event()
         self._watcher: threading.Thread | None = None
         self._stream: StreamClassifier | None = None
-        self._waiting: list[Sink] = []
-        if settings.redis_url:
-            store = WaitingVerdicts(connect(settings.redis_url), tenant=settings.tenant)
-            self._waiting.append(Waiting(store))
         metrics = CollectorRegistry()
         self.uploads = Counter(
             "errata_uploads_total", "Uploads by outcome", ["outcome"], registry=metrics
+        )
+        self.labels = Counter(
+            "errata_labels_total", "Labels by outcome", ["outcome"], registry=metrics
         )
         self._metrics = metrics
 
@@ -75,7 +81,7 @@ class ClassifyService:
         try:
             wanted = self._registry.resolve(MODEL_NAME, alias)
             if self._served is None or self._served.version != wanted:
-                self._served = load_served(self._registry, alias)
+                self._serve(load_served(self._registry, alias))
         except Exception as error:  # an edition of other code can fail in any way
             if str(error) != self._not_loaded and not isinstance(error, RegistryError):
                 log.error("no new traffic model was loaded: %s", error)
@@ -90,14 +96,14 @@ class ClassifyService:
         Raises:
             ProblemError: 503 without a model; 422 when it is no capture.
         """
-        classifier = StreamClassifier(self._serving())
+        served = self._serving()
+        classifier = StreamClassifier(served, corrector=self._memory)
         verdicts: list[StreamVerdict] = []
         left_out = 0
         try:
             with open_capture(capture) as packets:
                 for found in classify(Source(packets, None, "upload"), classifier):
-                    for sink in (self.hub, *self._waiting):
-                        sink.write(found)
+                    self._emit(found)
                     for verdict in found:
                         if not provisional and not verdict.final:
                             continue
@@ -115,7 +121,7 @@ class ClassifyService:
         self.uploads.labels("classified").inc()
         outcomes = classifier.meter.outcomes
         return CaptureResponse(
-            model_version=self._serving().version,
+            model_version=served.version,
             verdicts=verdicts,
             left_out=left_out,
             flows=classifier.counts.flows,
@@ -146,9 +152,10 @@ class ClassifyService:
                 detail="this model reads header fields: give `fields` of every packet",
             )
         flows = request.batch(edition.packets)
-        reader = FlowReader(edition, Uncorrected(), states=1)
+        corrector: Corrector = self._memory or Uncorrected(edition.classes)
+        reader = FlowReader(edition, corrector, states=1)
         found = reader.whole(flows, flows.flow["kept"].astype("int64"))
-        names = edition.names(found.probability)
+        names = edition.names(found.probability, corrector.classes)
         return FlowsResponse(
             model_version=served.version,
             verdicts=[
@@ -157,11 +164,46 @@ class ClassifyService:
                     id=flow.id,
                     packet=int(found.packet[row]),
                     label=names[row],
-                    guess=edition.classes[found.probability[row].argmax()],
+                    guess=corrector.classes[found.probability[row].argmax()],
                     confidence=float(found.probability[row].max()),
                 )
                 for row, flow in enumerate(request.flows)
             ],
+        )
+
+    def learn(self, request: LabelsRequest) -> LabelsResponse:
+        """Correct what is like these flows from now on, and keep the labels for the next training.
+
+        Raises:
+            ProblemError: 503 without a model, or without Redis: send the labels again.
+        """
+        self._serving()
+        labels = [
+            Label(each.prediction_id, each.label, each.source, each.feedback_id or "")
+            for each in request.labels
+        ]
+        if self._memory is None:
+            raise ProblemError(
+                status=503,
+                title="Nothing is remembered",
+                detail="labels are joined with verdicts in Redis, and this service has none",
+            )
+        if self._labels is not None:
+            self._labels.append(labels)
+        try:
+            outcomes = self._memory.learn(labels)
+        except redis.RedisError as error:
+            raise ProblemError(
+                status=503,
+                title="Redis is gone",
+                detail="the labels are in the offline log but correct nothing yet: send them again",
+                headers={"Retry-After": "1"},
+            ) from error
+        for outcome in outcomes:
+            self.labels.labels(str(outcome)).inc()
+        return LabelsResponse(
+            outcomes=[str(outcome) for outcome in outcomes],
+            learned=sum(outcome is Learned.LEARNED for outcome in outcomes),
         )
 
     def close(self) -> None:
@@ -170,6 +212,8 @@ class ClassifyService:
         self.hub.close()
         if self._watcher is not None:
             self._watcher.join()
+        if self._memory is not None:
+            self._memory.close()
 
     def collect(self) -> Iterator[Metric]:
         """What `/metrics` says of traffic, for a `prometheus_client` registry."""
@@ -196,6 +240,24 @@ class ClassifyService:
             latency.add_metric([str(quantile)], counts.latency_ms(quantile) / 1e3)
         yield from (verdicts, shed, latency)
 
+    def _serve(self, served: ServedEdition) -> None:
+        """Let an edition answer, with a memory of its own."""
+        before = self._memory
+        if self._settings.redis_url is not None:
+            self._memory = TrafficMemory(
+                connect(self._settings.redis_url, timeout_s=REDIS_TIMEOUT_S),
+                served,
+                tenant=self._settings.tenant,
+            )
+        self._served = served
+        if before is not None:
+            before.close()
+
+    def _emit(self, verdicts: list[Verdict]) -> None:
+        self.hub.write(verdicts)
+        if self._memory is not None:
+            self._memory.write(verdicts)
+
     def _serving(self) -> ServedEdition:
         if self._served is None:
             raise ProblemError(
@@ -219,18 +281,21 @@ class ClassifyService:
                     )
                 )
                 served = self._serving()
-                stream = StreamClassifier(served, budget=watch.budget, clock=source.clock)
+                stream = StreamClassifier(
+                    served, budget=watch.budget, clock=source.clock, corrector=self._memory
+                )
                 self._stream = stream
-                sinks: list[Sink] = [self.hub, *self._waiting]
+                sinks: list[Sink] = []
                 if watch.redis_stream and self._settings.redis_url:
                     sinks.append(RedisStream(connect(self._settings.redis_url), watch.redis_stream))
                 self.watching = f"watching {source.name}"
                 for verdicts in classify(source, stream, stop=self._stopped.is_set):
+                    self._emit(verdicts)
                     for sink in sinks:
                         sink.write(verdicts)
                     if self._served is not None and self._served is not served:
                         served = self._served
-                        stream.use(served)
+                        stream.use(served, self._memory)
                 self.watching = f"{source.name} has ended"
         except (InterfaceUnavailableError, NotACaptureError, OSError, ValueError) as error:
             self.watching = f"nothing is watched: {error}"

@@ -36,6 +36,7 @@ class ClassifySettings(BaseModel):
         redis_url: a running server; None keeps verdicts in this process.
         alias: which version classifies.
         tenant: prefix of the keys in Redis.
+        labels: directory of the labels' offline log; None keeps none.
         watch: a live source, or None.
         max_upload_bytes: a larger capture is refused.
         max_uploads: captures that are classified at the same time; more are refused.
@@ -50,6 +51,7 @@ class ClassifySettings(BaseModel):
     redis_url: str | None = None
     alias: str = "champion"
     tenant: str = "default"
+    labels: Path | None = None
     watch: Watch | None = None
     max_upload_bytes: int = Field(64_000_000, ge=1)
     max_uploads: int = Field(2, ge=1)

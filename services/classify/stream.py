@@ -43,13 +43,17 @@ class ServedEdition:
 class _Opinion:
     packet: int
     probability: FloatArray
+    own: FloatArray
     hidden: FloatArray
 
     @classmethod
     def of(cls, opinions: Opinions, i: int) -> _Opinion:
         # Copies: a view would keep the arrays of the whole micro-batch.
         return cls(
-            int(opinions.packet[i]), opinions.probability[i].copy(), opinions.hidden[i].copy()
+            int(opinions.packet[i]),
+            opinions.probability[i].copy(),
+            opinions.own[i].copy(),
+            opinions.hidden[i].copy(),
         )
 
 
@@ -102,7 +106,7 @@ class StreamClassifier:
         self.counts = StreamCounts()
         self.meter = FlowMeter(settings or FlowSettings(kept_packets=served.edition.packets))
         self._served = served
-        self._corrector = corrector or Uncorrected()
+        self._corrector = corrector or Uncorrected(served.edition.classes)
         self._clock = clock
         self._flows: dict[int, _Known] = {}
         self._reader = self._new_reader()
@@ -114,7 +118,7 @@ class StreamClassifier:
         packets; verdicts that were given stand."""
         self._states_dropped += len(self._reader.states) + self._reader.states.dropped
         self._served = served
-        self._corrector = corrector or self._corrector
+        self._corrector = corrector or Uncorrected(served.edition.classes)
         self._reader = self._new_reader()
         for known in self._flows.values():
             known.opinion = None
@@ -265,7 +269,7 @@ class StreamClassifier:
         edition = self._served.edition
         best = int(opinion.probability.argmax())
         confidence = float(opinion.probability[best])
-        guess = edition.classes[best]
+        guess = self._corrector.classes[best]
         verdict = Verdict(
             prediction_id=flow.prediction_id,
             model_version=self._served.version,
@@ -277,6 +281,7 @@ class StreamClassifier:
             confidence=confidence,
             reason=reason,
             probability=opinion.probability,
+            own=opinion.own,
             hidden=opinion.hidden,
         )
         self.counts.add(verdict, None if reason is Reason.FLOW_END else self._latency_ns(time_ns))

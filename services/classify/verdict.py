@@ -63,7 +63,8 @@ class Verdict:
         label: a class, or `unknown` below the edition's threshold.
         guess: the likeliest class, whether confidence reaches the threshold or not.
         confidence: calibrated probability of `guess`.
-        probability: (classes,) calibrated.
+        probability: (classes,) calibrated, and corrected by what is remembered.
+        own: (the edition's classes,) the edition's own, uncorrected.
         hidden: (d_model,) unit vector, the key under which an error of this verdict is remembered.
     """
 
@@ -77,6 +78,7 @@ class Verdict:
     confidence: float
     reason: Reason
     probability: FloatArray = field(repr=False, compare=False)
+    own: FloatArray = field(repr=False, compare=False)
     hidden: FloatArray = field(repr=False, compare=False)
 
     @property

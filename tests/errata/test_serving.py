@@ -60,6 +60,11 @@ def test_every_route_is_on_one_server_and_it_stops_while_somebody_listens(
         # Beyond what other routes take: the pcap reader stops at what is no packet.
         answer = client.post("/v1/classify", content=large + b"\xff" * 3_000_000)
         assert answer.json()["flows"] >= 36
+        verdict = answer.json()["verdicts"][0]
+        label = {"prediction_id": verdict["prediction_id"], "label": "something new"}
+        assert client.post("/v1/feedback", json=label).json()["outcomes"] == ["learned"]
+        click = {"user_id": "u", "item_id": "i", "type": "click"}
+        assert "outcomes" not in client.post("/v1/feedback", json=click).json()
         with client.stream("GET", "/v1/verdicts") as stream:
             lines = stream.iter_lines()
             first = next(line for line in lines if line.startswith("data: "))

@@ -9,6 +9,5 @@ from services.classify.sinks.json_lines import JsonLines
 from services.classify.sinks.live_table import LiveTable
 from services.classify.sinks.redis_stream import RedisStream
 from services.classify.sinks.sink import Sink
-from services.classify.sinks.waiting import Waiting
 
-__all__ = ["Hub", "JsonLines", "LiveTable", "RedisStream", "Sink", "Subscription", "Waiting"]
+__all__ = ["Hub", "JsonLines", "LiveTable", "RedisStream", "Sink", "Subscription"]

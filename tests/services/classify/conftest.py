@@ -1,5 +1,6 @@
 """A small edition, trained on small captures, and what classifies with it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,7 @@ def trained(traffic: Path) -> TrafficEdition:
 def deciding(edition: TrafficEdition, **changes: float) -> TrafficEdition:
     """The same edition with other thresholds."""
     decision = Decision.model_validate(edition.decision.model_dump() | changes)
-    return TrafficEdition(edition.classes, edition.tier, edition.network, edition.tree, decision)
+    return replace(edition, decision=decision)
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,10 @@
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -12,6 +14,7 @@ import pytest
 import uvicorn
 
 from feature_store.editions.traffic import TrafficEdition
+from feature_store.online import EmbeddedRedis
 from feature_store.registry import Registry
 from feature_store.traffic.features import Tier
 from feature_store.traffic.flows import HEADER_FIELDS
@@ -248,8 +251,41 @@ def test_the_document_describes_what_is_taken_and_given(client: httpx.Client) ->
 def test_a_model_that_reads_bytes_wants_a_capture(
     tmp_path: Path, settings: Settings, trained: TrafficEdition
 ) -> None:
-    t2 = TrafficEdition(trained.classes, Tier.T2, trained.network, None, trained.decision)
+    t2 = replace(trained, tier=Tier.T2, tree=None)
     publish(Registry(tmp_path / "registry"), t2, tmp_path / "staging")
     with serving(settings()) as client:
         body = {"flows": [{"packets": [{"size": 60, "direction": 1}]}]}
         assert "upload a capture" in problem(client.post("/v1/classify", json=body), 422)
+
+
+def test_labels_of_an_upload_name_a_class_that_the_model_never_knew(
+    version: str, settings: Settings, redis_server: EmbeddedRedis, tmp_path: Path, mixed: Path
+) -> None:
+    remembering = settings(redis_url=redis_server.url, labels=tmp_path / "labels", tenant=version)
+    with serving(remembering) as client:
+
+        def uploaded() -> list[dict[str, object]]:
+            answer = client.post("/v1/classify", content=mixed.read_bytes()).json()
+            return [each for each in answer["verdicts"] if each["protocol"] == "udp"]
+
+        for round_ in range(2):
+            labels = [
+                {"prediction_id": each["prediction_id"], "label": "lookup of v2", "source": "me"}
+                for each in uploaded()
+            ]
+            told = client.post("/v1/labels", json={"labels": labels}).json()
+            assert told["learned"] == len(labels), round_
+        deadline = time.monotonic() + 20
+        while {each["guess"] for each in uploaded()} != {"lookup of v2"}:
+            assert time.monotonic() < deadline
+        again = client.post("/v1/labels", json=labels[0]).json()
+        assert again["outcomes"] == ["duplicate"]
+        late = client.post("/v1/labels", json={"prediction_id": "gone", "label": "chat"}).json()
+        assert late["outcomes"] == ["expired"]
+    (day,) = (tmp_path / "labels").iterdir()
+    assert len(day.read_text().splitlines()) == 2 * len(labels) + 2
+
+
+def test_labels_without_redis_are_refused_and_say_why(client: httpx.Client) -> None:
+    answer = client.post("/v1/labels", json={"prediction_id": "x", "label": "chat"})
+    assert "Redis" in problem(answer, 503)

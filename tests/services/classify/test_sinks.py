@@ -4,15 +4,13 @@ import json
 import threading
 from pathlib import Path
 
-import numpy as np
 import orjson
 import pytest
 import redis
 from rich.console import Console
 
 from feature_store.online import EmbeddedRedis, connect
-from feature_store.online.verdicts import WaitingVerdicts
-from services.classify.sinks import Hub, JsonLines, LiveTable, RedisStream, Waiting
+from services.classify.sinks import Hub, JsonLines, LiveTable, RedisStream
 from services.classify.stream import ServedEdition, StreamClassifier
 from services.classify.verdict import Verdict
 from tests.services.classify.conftest import packets_of, verdicts_of
@@ -134,23 +132,3 @@ def test_the_table_shows_classes_latency_and_what_was_shed(
     text = shown.getvalue()
     for word in (*served.edition.classes, "traffic of a test", "p99", "shed: nothing", "unknown"):
         assert word in text
-
-
-def test_final_verdicts_wait_for_their_labels(
-    redis_client: redis.Redis, verdicts: list[Verdict]
-) -> None:
-    store = WaitingVerdicts(redis_client, ttl_s=60, most=20)
-    sink = Waiting(store)
-    for begin in range(0, len(verdicts), 7):
-        sink.write(verdicts[begin : begin + 7])
-    final = [v for v in verdicts if v.final]
-    found = store.get(final[-1].prediction_id)
-    assert found is not None
-    assert (found.model_version, found.time_ns) == (final[-1].model_version, final[-1].time_ns)
-    np.testing.assert_array_equal(found.probability, final[-1].probability)
-    np.testing.assert_array_equal(found.hidden, final[-1].hidden)
-    assert store.get(final[0].prediction_id) is None  # it made room
-    assert len(redis_client.keys("errata:default:verdict:*")) == 20 < len(final)
-    key = f"errata:default:verdict:{final[-1].prediction_id}"
-    assert 0 < redis_client.ttl(key) <= 60
-    assert sink.dropped == 0

@@ -57,7 +57,7 @@ def test_every_packet_has_a_verdict_and_every_flow_a_final_one(
 def test_verdicts_are_those_of_the_whole_flows(served: ServedEdition, mixed: Path) -> None:
     verdicts = verdicts_of([packets_of(mixed)], StreamClassifier(served))
     flows = flows_of(mixed)
-    reader = FlowReader(served.edition, Uncorrected(), states=1024)
+    reader = FlowReader(served.edition, Uncorrected(served.edition.classes), states=1024)
     for packet in range(1, served.edition.packets + 1):
         longer = flows[flows.flow["kept"] >= packet]
         whole = reader.whole(longer, np.full(len(longer), packet))
@@ -119,8 +119,8 @@ def test_a_dropped_state_is_read_again_from_the_kept_packets(
     """Half the flows' first packets, then others, then the rest: with few states, and with many."""
     flows = flows_of(mixed)
     flows = flows[flows.flow["kept"] >= 4]
-    reader = FlowReader(served.edition, Uncorrected(), states=len(flows) // 2)
-    roomy = FlowReader(served.edition, Uncorrected(), states=len(flows))
+    reader = FlowReader(served.edition, Uncorrected(served.edition.classes), states=len(flows) // 2)
+    roomy = FlowReader(served.edition, Uncorrected(served.edition.classes), states=len(flows))
     half = len(flows) // 2
     one, two = np.full(half, 1), np.full(half, 2)
     for part in (flows[:half], flows[half : 2 * half]):
@@ -139,7 +139,7 @@ def test_a_dropped_state_is_read_again_from_the_kept_packets(
 
 def test_more_flows_at_once_than_states_is_refused(served: ServedEdition, mixed: Path) -> None:
     flows = flows_of(mixed)
-    reader = FlowReader(served.edition, Uncorrected(), states=2)
+    reader = FlowReader(served.edition, Uncorrected(served.edition.classes), states=2)
     with pytest.raises(ValueError, match=r"only 2 states"):
         reader.each(flows, np.ones(len(flows), np.int64), np.ones(len(flows), np.int64))
 
@@ -261,6 +261,8 @@ def test_a_corrector_stands_between_the_edition_and_every_verdict(
 ) -> None:
     class Last:
         """Remembers what it was asked, and is sure of the last class."""
+
+        classes = served.edition.classes
 
         def __init__(self) -> None:
             self.hidden: list[np.ndarray] = []

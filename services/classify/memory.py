@@ -1,0 +1,283 @@
+"""What the served edition got wrong lately: it corrects verdicts, and learns from labels.
+
+Final verdicts wait in Redis for their label. A label makes an entry of the version's error memory
+(key, label - prediction), which every replica reads within a fraction of a second. A class that the
+edition never knew gets a column behind the edition's own with its first label.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+import orjson
+import redis
+from numpy.typing import NDArray
+
+from feature_store.editions.traffic import MODEL_NAME
+from feature_store.error_memory import ErrorBatch, Kernel, MemoryPolicy, Sketch
+from feature_store.error_memory.hashing import source_id
+from feature_store.error_memory.log import MemoryLog
+from feature_store.error_memory.mixture import log_losses
+from feature_store.error_memory.replica import MemoryReplica
+from services.classify.stream import ServedEdition
+from services.classify.verdict import Verdict
+
+log = logging.getLogger(__name__)
+FloatArray = NDArray[np.float32]
+
+NEW_CLASSES = 16
+WAIT_FOR_LABEL_S = 3 * 3600
+RETRY_S = 1.0
+# Of a client that is given here: longer than the replica waits for something new.
+REDIS_TIMEOUT_S = 2.0
+
+POLICY = MemoryPolicy(
+    kernels=tuple(
+        Kernel(beta=beta, half_life=half_life)
+        for beta in (3.0, 30.0, 300.0)
+        for half_life in (200.0, 5000.0)
+    ),
+    sketches=(Sketch(bits=12, tables=4, half_life=5000.0),),
+    slots=64,
+    probes=4,
+    bits=10,
+    evidence=1.0,
+    source_slots=0.5,
+)
+
+# A name has one column for the life of the version, whoever asks first.
+_COLUMN = """
+local column = redis.call('HGET', KEYS[1], ARGV[1])
+if column then return tonumber(column) end
+local taken = redis.call('HLEN', KEYS[1])
+if taken >= tonumber(ARGV[2]) then return -1 end
+redis.call('HSET', KEYS[1], ARGV[1], taken)
+return taken
+"""
+
+
+class Learned(StrEnum):
+    """What became of a label."""
+
+    LEARNED = "learned"
+    DUPLICATE = "duplicate"  # its feedback id was seen
+    EXPIRED = "expired"  # no such verdict waits, or not any more
+    NO_ROOM = "no_room"  # the version holds as many new classes as it can
+
+
+@dataclass(frozen=True)
+class Label:
+    """What a flow really was.
+
+    Attributes:
+        prediction_id: of its verdict.
+        label: the class's name, known to the edition or not.
+        source: who says so: what a source said can be forgotten together.
+        feedback_id: a label with the same id counts once.
+    """
+
+    prediction_id: str
+    label: str
+    source: str = ""
+    feedback_id: str = ""
+
+
+class TrafficMemory:
+    """The error memory of one served edition: a `Corrector`, and a `Sink` of final verdicts.
+
+    Attributes:
+        dropped: verdicts that could not be kept for their label because Redis was gone.
+        replica: the memory as this process holds it.
+        log: its stream.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        served: ServedEdition,
+        *,
+        tenant: str = "default",
+        policy: MemoryPolicy = POLICY,
+        ttl_s: int = WAIT_FOR_LABEL_S,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Catches up if Redis answers; otherwise as soon as it does."""
+        self.dropped = 0
+        self._redis = client
+        self._served = served
+        self._ttl_s = ttl_s
+        self._monotonic = monotonic
+        self._retry_at = 0.0
+        self._own = served.edition.classes
+        self._width = len(self._own) + NEW_CLASSES
+        self._new: tuple[str, ...] = ()
+        self._waiting = f"errata:{tenant}:verdict:"
+        self.log = MemoryLog(client, model=MODEL_NAME, version=served.version, tenant=tenant)
+        self._names = f"{self.log.key}:classes"
+        self._column = client.register_script(_COLUMN)
+        self.replica = MemoryReplica(
+            self.log,
+            policy,
+            d=served.edition.keys.centre.shape[0],
+            n_classes=self._width,
+            known_classes=len(self._own),
+            on_change=self._read_names,
+        )
+        try:
+            self.replica.catch_up()
+            self._read_names()
+        except redis.RedisError as error:
+            log.warning("the error memory of %s starts empty: %s", served.version, error)
+        self.replica.start()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """See `Corrector`."""
+        spare = (f"new class {k + 1}" for k in range(len(self._new), NEW_CLASSES))
+        return (*self._own, *self._new, *spare)
+
+    def correct(self, probability: FloatArray, hidden: FloatArray) -> FloatArray:
+        """See `Corrector`."""
+        return self._read(probability, hidden)[0]
+
+    def write(self, verdicts: Sequence[Verdict]) -> None:
+        """Keep final verdicts for their labels, in one round trip; see `Sink`."""
+        final = [each for each in verdicts if each.final]
+        if not final:
+            return
+        if self._monotonic() < self._retry_at:
+            self.dropped += len(final)
+            return
+        losses = self._losses(
+            np.stack([each.own for each in final]), np.stack([each.hidden for each in final])
+        )
+        pipeline = self._redis.pipeline(transaction=False)
+        for verdict, loss in zip(final, losses, strict=True):
+            pipeline.set(
+                self._waiting + verdict.prediction_id, _packed(verdict, loss), ex=self._ttl_s
+            )
+        try:
+            pipeline.execute()
+        except redis.RedisError:
+            self.dropped += len(final)
+            self._retry_at = self._monotonic() + RETRY_S
+
+    def learn(self, labels: Sequence[Label]) -> list[Learned]:
+        """Make entries of labels; answers in their order.
+
+        Raises:
+            redis.RedisError: the server is gone: nothing of it was learned for certain, and the
+                same labels may be sent again.
+        """
+        kept: Any = self._redis.mget([self._waiting + each.prediction_id for each in labels])
+        answers = [Learned.EXPIRED] * len(labels)
+        columns = {each.label: self.column(each.label) for each in labels}
+        for row, (label, raw) in enumerate(zip(labels, kept, strict=True)):
+            waiting = _unpacked(raw) if raw is not None else None
+            if waiting is None or waiting.version != self._served.version:
+                continue
+            column = columns[label.label]
+            if column < 0:
+                answers[row] = Learned.NO_ROOM
+                continue
+            appended = self.log.append(self._entry(waiting, column, label))
+            answers[row] = Learned.LEARNED if appended.entries else Learned.DUPLICATE
+        return answers
+
+    def close(self) -> None:
+        """Stop tailing; see `Sink`."""
+        self.replica.stop()
+
+    def column(self, name: str) -> int:
+        """The column of a class, taken if it is new; -1 when there is no room for it.
+
+        Raises:
+            redis.RedisError: the server is gone.
+        """
+        if name in self._own:
+            return self._own.index(name)
+        taken = int(self._column(keys=[self._names], args=[name, NEW_CLASSES]))
+        return taken if taken < 0 else len(self._own) + taken
+
+    def _read(self, own: FloatArray, hidden: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Corrected probabilities, and the experts' estimates (n, E + 1, columns)."""
+        predicted = np.zeros((len(own), self._width), np.float32)
+        predicted[:, : own.shape[1]] = own
+        reading = self.replica.read(self._served.edition.keys(hidden), predicted)
+        corrected = np.maximum(reading.corrected, 0)
+        corrected = corrected / np.maximum(corrected.sum(axis=1, keepdims=True), 1e-9)
+        estimates = np.concatenate([reading.estimates, reading.mixed[:, None]], axis=1)
+        return corrected.astype(np.float32), estimates
+
+    def _losses(self, own: FloatArray, hidden: FloatArray) -> FloatArray:
+        """(n, columns, E + 1) each expert's log loss if that column were the label."""
+        _, estimates = self._read(own, hidden)
+        eye = np.eye(self._width, dtype=np.float32)
+        return np.stack(
+            [log_losses(estimates, eye[column][None, None]) for column in range(self._width)],
+            axis=1,
+        ).astype(np.float32)
+
+    def _entry(self, waiting: _Waiting, column: int, label: Label) -> ErrorBatch:
+        one_hot = np.zeros((1, self._width), np.float32)
+        one_hot[0, column] = 1
+        predicted = np.zeros((1, self._width), np.float32)
+        predicted[0, : len(waiting.own)] = waiting.own
+        feedback_id = label.feedback_id or f"{label.prediction_id}\0{label.source}\0{label.label}"
+        return ErrorBatch.of(
+            self._served.edition.keys(waiting.hidden[None]),
+            one_hot,
+            predicted,
+            losses=waiting.losses[column][None],
+            contexts=np.array([int(waiting.own.argmax())], np.int64),
+            time_ms=np.array([waiting.time_ns // 1_000_000], np.int64),
+            sources=np.array([source_id(label.source)], np.uint64),
+            feedback_ids=np.array([source_id(feedback_id)], np.uint64),
+        )
+
+    def _read_names(self) -> None:
+        found: Any = self._redis.hgetall(self._names)
+        by_column = sorted((int(column), name.decode()) for name, column in found.items())
+        self._new = tuple(name for _, name in by_column)
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    version: str
+    time_ns: int
+    own: FloatArray
+    hidden: FloatArray
+    losses: NDArray[np.float32]  # (columns, E + 1)
+
+
+def _packed(verdict: Verdict, losses: FloatArray) -> bytes:
+    facts = orjson.dumps(
+        [verdict.model_version, verdict.time_ns, len(verdict.own), len(verdict.hidden),
+         *losses.shape]
+    )  # fmt: skip
+    arrays = (
+        verdict.own.astype("<f4").tobytes()
+        + verdict.hidden.astype("<f4").tobytes()
+        + np.minimum(losses, 100).astype("<f2").tobytes()
+    )
+    return len(facts).to_bytes(4, "little") + facts + arrays
+
+
+def _unpacked(raw: bytes) -> _Waiting:
+    begin = 4 + int.from_bytes(raw[:4], "little")
+    version, time_ns, classes, width, columns, experts = orjson.loads(raw[4:begin])
+    floats = np.frombuffer(raw, "<f4", classes + width, begin).astype(np.float32)
+    losses = np.frombuffer(raw, "<f2", columns * experts, begin + 4 * (classes + width))
+    return _Waiting(
+        version,
+        int(time_ns),
+        floats[:classes],
+        floats[classes:],
+        losses.reshape(columns, experts).astype(np.float32),
+    )
