@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="a registry whose champion is served")
     parser.add_argument("--parts", default=",".join(PARTS), help="which to run")
     parser.add_argument("--rounds", type=int, help="interleaved rounds of `main`")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of one load of `main`")
     arguments = parser.parse_args()
     parts = set(arguments.parts.split(","))
     if unknown := parts - set(PARTS):
@@ -86,7 +87,7 @@ def _small(result: Result, arguments: argparse.Namespace, parts: set[str], *, qu
         result.details["index"] = place.report
         ours = stack.enter_context(place.ours())
         result.ours["recall@100"] = recall_over_http(ours, place.world, quick=quick)
-        seconds = 1.5 if quick else 5.0
+        seconds = 1.5 if quick else arguments.seconds
         if "main" in parts:
             rivals = [stack.enter_context(each) for each in place.rivals(ours)]
             rounds = arguments.rounds or (2 if quick else 5)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from feature_store.online import connect
 from feature_store.registry import Registry
@@ -144,4 +145,5 @@ def _offline(root: Path, catalogue: str) -> Path:
 def _one_thread_each() -> None:
     """A request is small: a pool of threads per operation costs more than it brings."""
     torch.set_num_threads(1)
+    threadpool_limits(1, user_api="blas")  # of the whole process
     single_threaded()
