@@ -18,6 +18,7 @@ import redis
 
 from feature_store.editions import RecommenderEdition
 from feature_store.editions.additions import AddedItem
+from feature_store.error_memory import MemoryStats
 from feature_store.offline import FeedbackLog, FeedbackRecord, Spool
 from feature_store.online import (
     CatalogueChanges,
@@ -121,6 +122,16 @@ class CatalogueService:
     def users(self) -> Users:
         """What is known of this catalogue's users."""
         return self._users
+
+    def memories(self) -> dict[str, MemoryStats]:
+        """What is remembered, by the version that serves."""
+        versions = [served.version for served in self._arms.values()]
+        found = {version: self._memories.get(version) for version in versions}
+        return {
+            version: memory.replica.memory.stats()
+            for version, memory in found.items()
+            if memory is not None
+        }
 
     @property
     def served(self) -> Served:

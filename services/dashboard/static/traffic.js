@@ -1,6 +1,6 @@
 // Verdicts as they are given: what passes, how sure they are, and one flow's life.
 
-import { listen, upload } from "./api.js";
+import { getJson, listen, newId, send, upload } from "./api.js";
 import { flowLife, histogram, stackedShares } from "./charts.js";
 import { count, empty, failure, h, percent, replace } from "./dom.js";
 import { Flows } from "./flows.js";
@@ -20,6 +20,8 @@ export function view(panel) {
   let stopListening = null;
   let absent = false;
   let problem = null;
+  let labelling = false; // whether the service takes labels
+  let told = null; // what became of the last one
   const colours = new Map();
 
   const fill = (label) => {
@@ -70,22 +72,26 @@ export function view(panel) {
     state.classList.toggle("on", on);
   }
 
-  async function classify(capture) {
+  async function classify(capture, again = null) {
     problem = null;
     say(`reading ${capture.name}`, true);
     panel.setAttribute("aria-busy", "true");
     try {
       const found = await upload("/v1/classify?provisional=true", capture);
       const flows = new Flows(capture.name);
+      flows.file = capture;
       for (const verdict of found.verdicts) flows.add(verdict);
       live.remove(found.verdicts.map((each) => each.prediction_id));
-      sessions.push(flows);
+      const changed = again && changes(again, flows);
+      if (again) sessions.splice(sessions.indexOf(again), 1, flows);
+      else sessions.push(flows);
+      told = null;
       session = flows;
       chosen = null;
       replace(picker, sessions.map((each) => h("option", { selected: each === session }, each.name)));
       picker.hidden = false;
       const damage = Object.values(found.damage).reduce((sum, n) => sum + n, 0);
-      say(`${capture.name}: ${count(found.flows)} flows${found.left_out ? `, ${count(found.left_out)} verdicts left out` : ""}${damage ? `, ${count(damage)} packets unreadable` : ""}`, false);
+      say(`${capture.name}: ${count(found.flows)} flows${again ? `, ${count(changed)} final verdicts changed since the last reading` : ""}${found.left_out ? `, ${count(found.left_out)} verdicts left out` : ""}${damage ? `, ${count(damage)} packets unreadable` : ""}`, false);
     } catch (error) {
       problem = error.status === 404
         ? { title: "This service classifies no traffic", detail: "Classify the capture from the command line: errata classify FILE" }
@@ -98,9 +104,32 @@ export function view(panel) {
     draw(true);
   }
 
+  function changes(before, after) {
+    const said = new Map();
+    for (const flow of before.flows.values()) if (flow.final) said.set(`${nameOf(flow.final)} ${flow.final.time}`, flow.final.label);
+    return [...after.flows.values()].filter((flow) => flow.final && said.has(`${nameOf(flow.final)} ${flow.final.time}`)
+      && said.get(`${nameOf(flow.final)} ${flow.final.time}`) !== flow.final.label).length;
+  }
+
+  async function label(flow, name) {
+    if (!name) return;
+    try {
+      const { outcomes: [outcome] } = await send("/v1/labels", { labels: [{ prediction_id: flow.id, label: name, source: "dashboard", feedback_id: newId() }] });
+      told = {
+        learned: `Learned as ${name}: flows like it are read differently from now on.`,
+        duplicate: "This flow was labelled before.",
+        expired: "This flow's verdict is no longer kept: read the capture again, then label it.",
+        no_room: "The memory has no room for a further class.",
+      }[outcome] ?? outcome;
+    } catch (error) {
+      told = `${error.title}: ${error.detail}`;
+    }
+    draw(true);
+  }
+
   function draw(force = false) {
     const mark = `${session.name} ${session.changes} ${chosen} ${session.live ? Math.floor(Date.now() / 1000) : ""}`;
-    if (!force && mark === drawn) return;
+    if (!force && (mark === drawn || document.activeElement?.id === "own-label")) return;
     drawn = mark;
     if (problem) {
       replace(body, h("div", { class: "card" }, failure(problem, () => { problem = null; draw(true); })));
@@ -138,7 +167,7 @@ export function view(panel) {
     return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Flows" }, h("table", {},
       h("thead", {}, h("tr", {}, ["Flow", "Verdict"].map((name) => h("th", { scope: "col" }, name)), ["Confidence", "Packets"].map((name) => h("th", { scope: "col", class: "n" }, name)))),
       h("tbody", {}, newest.map((flow) => h("tr", { "aria-current": flow.id === chosen ? "true" : null },
-        h("td", {}, h("button", { type: "button", class: "flow", "data-flow": flow.id, onclick: () => { chosen = flow.id; draw(true); } }, nameOf(flow.last))),
+        h("td", {}, h("button", { type: "button", class: "flow", "data-flow": flow.id, onclick: () => { chosen = flow.id; told = null; draw(true); } }, nameOf(flow.last))),
         h("td", {}, labelled(flow.last.label)),
         h("td", { class: "n" }, percent(flow.last.confidence)),
         h("td", { class: "n" }, flow.last.packet, flow.final ? "" : " …"))))));
@@ -161,7 +190,19 @@ export function view(panel) {
         h("tbody", {}, verdicts.map((each, i) => h("tr", {}, h("td", { class: "n" }, each.packet),
           h("td", {}, i > 0 && verdicts[i - 1].label !== each.label && h("s", { class: "struck-label" }, verdicts[i - 1].label), labelled(each.label)),
           h("td", { class: "n" }, percent(each.confidence))))))),
+      labelling && labels(flow),
     ];
+  }
+
+  function labels(flow) {
+    const own = h("input", { type: "text", id: "own-label", autocomplete: "off", placeholder: "another class", maxlength: 128 });
+    const known = [...colours.keys()].filter((name) => name !== flow.last.label);
+    return h("form", { class: "labelling", onsubmit: (event) => { event.preventDefault(); label(flow, own.value.trim()); } },
+      h("h3", {}, "What was it really?"),
+      h("div", { class: "chips" }, known.map((name) => h("button", { type: "button", class: "chip", onclick: () => label(flow, name) }, name))),
+      h("div", { class: "row" }, h("label", { for: "own-label", class: "hidden" }, "Another class"), own, h("button", { type: "submit" }, "Label it")),
+      told && h("p", { class: "note", role: "status" }, told),
+      told && session.file && h("button", { type: "button", onclick: () => classify(session.file, session) }, "Read the capture again"));
   }
 
   const nameOf = (v) => `${v.protocol} ${ended(v.source, v.source_port)} → ${ended(v.destination, v.destination_port)}`;
@@ -169,6 +210,7 @@ export function view(panel) {
 
   setInterval(() => { if (!panel.hidden && !document.hidden) draw(); }, DRAW_EVERY_MS);
   draw(true);
+  getJson("/openapi.json").then((document) => { labelling = "/v1/labels" in document.paths; draw(true); }, () => {});
   return {
     shown: () => { if (!stopListening) follow(); draw(true); },
     // Verdicts go on being counted while another view is shown.

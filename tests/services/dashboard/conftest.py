@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import numpy as np
 import polars as pl
 import pytest
@@ -18,8 +19,10 @@ import scipy.sparse as sp
 import uvicorn
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from errata.application import application
 from errata.demo.movielens import fetch_wheel
 from feature_store.editions import RecommenderEdition, Scoring
+from feature_store.editions.traffic import TrafficEdition
 from feature_store.interactions.catalogue import Catalogue
 from feature_store.interactions.content import ContentSpec
 from feature_store.interactions.dataset import Dataset
@@ -28,11 +31,18 @@ from feature_store.interactions.importers import import_dataset
 from feature_store.interactions.user_features import UserFeatureSpec
 from feature_store.online import Event, OnlineStore, connect
 from feature_store.registry import Registry
+from feature_store.traffic.flows import FlowSettings
 from feature_store.vectors import IndexSpec, VectorIndex
 from models.recommender.user_tower import UserTower
-from services import dashboard
-from services.recommend.app import create_app
+from pipelines.traffic.config import TrafficConfig
+from pipelines.traffic.dataset import read_labelled_flows
+from pipelines.traffic.labels import find_captures, find_labels
+from pipelines.traffic.split import honest_split
+from pipelines.traffic.training import Parts, train
+from services.classify.settings import ClassifySettings
 from services.recommend.settings import ServeSettings
+from tests.pipelines.traffic.conftest import write_captures
+from tests.services.classify.conftest import deciding, publish, write_mixed
 from tests.services.recommend.conftest import make_edition
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -120,10 +130,46 @@ def url(tmp_path_factory: pytest.TempPathFactory, redis_server) -> Iterator[str]
         tenant=tenant,
         device="cpu",
     )
-    app = create_app(settings)
-    dashboard.install(app, registry)
-    with running(app) as address:
+    of_traffic = reader_of_traffic(tmp_path_factory.mktemp("traffic"))
+    publish(registry, of_traffic, home / "staging-traffic")
+    watching = ClassifySettings(
+        registry=str(home / "registry"), redis_url=redis_server.url, tenant=tenant
+    )
+    with running(application(settings, watching)) as address:
         yield address
+
+
+@pytest.fixture(scope="session")
+def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three kinds of conversations for half a minute."""
+    path = tmp_path_factory.mktemp("capture") / "afternoon.pcap"
+    return write_mixed(path, flows=50, seed=7, spread_s=30.0)
+
+
+def reader_of_traffic(folder: Path) -> TrafficEdition:
+    """A small classifier, mostly a tree, of three kinds of conversations."""
+    write_captures(folder, recordings=4, flows=8)
+    config = TrafficConfig(threads=1).changed(
+        **{
+            "network.packets": 8,
+            "network.encoder.d_model": 24,
+            "network.encoder.layers": 2,
+            "network.epochs": 4,
+            "pretraining.enabled": False,
+            "tree.rounds": 20,
+            "tree.cuts": (1, 3),
+        }
+    )
+    data = read_labelled_flows(
+        find_captures(folder),
+        find_labels(folder),
+        root=folder,
+        settings=FlowSettings(kept_packets=config.network.packets),
+    )
+    edition = train(Parts.of(data, honest_split(data)), data.classes, config)
+    return deciding(
+        edition, early_exit=0.97, unknown_below=0.4, network_weight=0.5, temperature=0.15
+    )
 
 
 class running:  # noqa: N801 - used as a context manager
@@ -131,6 +177,7 @@ class running:  # noqa: N801 - used as a context manager
 
     def __init__(self, app) -> None:
         self._listener = socket.socket()
+        self._ends = app.state.ends_at_exit
         self._listener.bind(("127.0.0.1", 0))
         self._server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on"))
         arguments = {"sockets": [self._listener]}
@@ -139,9 +186,13 @@ class running:  # noqa: N801 - used as a context manager
     def __enter__(self) -> str:
         self._listener.listen(128)
         self._thread.start()
-        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        address = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        httpx.get(f"{address}/readyz", timeout=120).raise_for_status()
+        return address
 
     def __exit__(self, *_: object) -> None:
+        for end in self._ends:
+            end()
         self._server.should_exit = True
         self._thread.join()
 
