@@ -172,16 +172,25 @@ def register(app: typer.Typer) -> None:
         where it stopped when the same command is given again.
 
             errata train traffic --data captures/ --promote
+
+        Several processes train the network together under torchrun:
+
+            torchrun --standalone --nproc-per-node 2 -m errata train traffic --data captures/
         """
+        from pipelines.distributed import process_group
         from pipelines.progress import Terminal
-        from pipelines.traffic.pipeline import run
+        from pipelines.traffic.pipeline import run_together
 
         settings = Settings()
         registry = Registry(settings.registry, cache=settings.home / "cache" / "registry")
-        with ends_promptly(
-            "interrupted: nothing is published; the same command goes on after the last epoch"
+        with (
+            ends_promptly(
+                "interrupted: nothing is published; the same command goes on after the last epoch"
+            ),
+            process_group() as group,
         ):
-            done = run(
+            done = run_together(
+                group,
                 data,
                 _traffic_config(config, overrides, labels),
                 registry=registry,
@@ -189,6 +198,8 @@ def register(app: typer.Typer) -> None:
                 code_version=__version__,
                 reporter=Terminal(),
             )
+        if done is None:  # the first process of the group speaks
+            return
         version = done.manifest.version
         if promote:
             registry.promote(TRAFFIC, version, alias="champion")

@@ -15,6 +15,7 @@ from feature_store.registry import Manifest, Registry
 from feature_store.traffic.features import Tier
 from feature_store.traffic.flows import FlowSettings
 from pipelines.allocator import keep_large_buffers
+from pipelines.distributed import ALONE, Group
 from pipelines.progress import Reporter, Silent
 from pipelines.traffic.config import TrafficConfig
 from pipelines.traffic.dataset import LabelledFlows, read_labelled_flows
@@ -96,21 +97,52 @@ def run(
     device: str = "cpu",
     reporter: Reporter | None = None,
 ) -> Run:
+    """`run_together` in one process."""
+    done = run_together(
+        ALONE,
+        directory,
+        config,
+        registry=registry,
+        runs_directory=runs_directory,
+        code_version=code_version,
+        device=device,
+        reporter=reporter,
+    )
+    assert done is not None  # this process leads
+    return done
+
+
+def run_together(
+    group: Group,
+    directory: Path,
+    config: TrafficConfig,
+    *,
+    registry: Registry,
+    runs_directory: Path,
+    code_version: str,
+    device: str = "cpu",
+    reporter: Reporter | None = None,
+) -> Run | None:
     """Read, split, train, evaluate beside the baselines, and publish.
 
     A run that was killed goes on where it stopped when it is started again with the same data and
     configuration.
 
     Args:
+        group: the processes that train together; each one reads the captures.
         directory: captures and labels; see `labels.find_labels`.
         config: everything else.
         registry: where the version goes; no alias is moved.
-        runs_directory: holds a directory of checkpoints per data and configuration.
+        runs_directory: holds a directory of checkpoints per data and configuration; all processes
+            of the group must see it, for all of them go on from the same epoch.
         code_version: kept in the manifest.
         device: where the network is trained.
         reporter: progress.
+
+    Returns:
+        what the first process of the group published; None in the others.
     """
-    reporter = reporter or Silent()
+    reporter = reporter if reporter is not None and group.leads else Silent()
     keep_large_buffers()
     data = read(directory, config, reporter=reporter)
     split = honest_split(data, shares=config.split.shares, gap_s=config.split.gap_s)
@@ -126,7 +158,10 @@ def run(
         work_directory=work / CHECKPOINTS,
         key=key,
         reporter=reporter,
+        group=group,
     )
+    if not group.leads:
+        return None
     found = evaluate(
         edition, parts, config, seed=config.seed, baseline_tiers=(config.tier,), reporter=reporter
     )

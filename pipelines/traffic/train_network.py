@@ -20,6 +20,7 @@ from models.traffic.embedding import EmbeddingConfig
 from models.traffic.layer_decay import parameter_groups
 from models.traffic.masked_autoencoder import MaskedAutoencoder
 from pipelines.checkpoint import Checkpoint, epoch_generator
+from pipelines.distributed import ALONE, Group
 from pipelines.progress import Reporter
 from pipelines.traffic.augmentation import augmented
 from pipelines.traffic.config import NetworkConfig, PretrainingConfig, TrafficConfig
@@ -66,6 +67,7 @@ def pretrain(
     device: str,
     checkpoint: Checkpoint | None,
     reporter: Reporter,
+    group: Group = ALONE,
 ) -> None:
     """Train the network's embedding and encoder to rebuild what is hidden of flows."""
     chosen: PretrainingConfig = config.pretraining
@@ -85,13 +87,14 @@ def pretrain(
         bar.advance(done)
         for epoch in range(done, chosen.epochs):
             generator = epoch_generator(seed, epoch)
-            torch.manual_seed(seed * 1_000_003 + epoch)  # drop path
+            torch.manual_seed((seed + group.rank) * 1_000_003 + epoch)  # drop path, masks
             losses = []
             for rows in _batches(len(flows), chosen.batch_size, generator):
                 batch = augmented(tensors.gather(rows), config.augmentation, generator)
-                loss = model(batch.to(device))
-                losses.append(_step(loss, model, optimizer, schedule))
-            if checkpoint:
+                mine = group.share(len(rows))
+                loss = group.of_whole(model(batch.gather(mine).to(device)), len(mine))
+                losses.append(_step(loss, model, optimizer, schedule, group))
+            if checkpoint and group.leads:
                 checkpoint.save(model, optimizer, epoch=epoch + 1)
             bar.advance(1, f"loss {np.mean(losses):.4f}")
 
@@ -106,6 +109,7 @@ def fine_tune(
     device: str,
     checkpoint: Checkpoint | None,
     reporter: Reporter,
+    group: Group = ALONE,
 ) -> None:
     """Train on labels; the network ends with the weights of its best validation macro F1."""
     chosen = config.network
@@ -134,23 +138,26 @@ def fine_tune(
                 reporter.say(f"fine-tuning: no better after epoch {int(tracked.best_epoch)}")
                 break
             generator = epoch_generator(seed, epoch)
-            torch.manual_seed(seed * 1_000_003 + epoch)  # drop path
+            torch.manual_seed((seed + group.rank) * 1_000_003 + epoch)  # drop path
             network.train()
             losses = []
             for rows in _batches(len(labels), chosen.batch_size, generator):
                 batch = augmented(tensors.gather(rows), config.augmentation, generator)
+                mine = group.share(len(rows))
+                label = labels[rows[mine]].to(device)
                 loss = functional.cross_entropy(
-                    network(batch.to(device)).logits,
-                    labels[rows].to(device),
+                    network(batch.gather(mine).to(device)).logits,
+                    label,
                     weight=weights,
                     label_smoothing=chosen.label_smoothing,
                 )
-                losses.append(_step(loss, network, optimizer, schedule))
+                loss = group.of_whole(loss, weights[label].sum())
+                losses.append(_step(loss, network, optimizer, schedule, group))
             network.eval()
-            found = read_network(network, validation.flows, config.tier)[0].argmax(axis=1)
+            found = _verdicts(network, validation.flows, config.tier, group)
             score = macro_f1(validation.label, found, classes=network.head.out_features)
             tracked.offer(score, epoch + 1)
-            if checkpoint:
+            if checkpoint and group.leads:
                 checkpoint.save(tracked, optimizer, epoch=epoch + 1)
             bar.advance(1, f"loss {np.mean(losses):.3f}, macro F1 {score:.3f}")
     tracked.restore()
@@ -237,10 +244,23 @@ def _step(
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
     schedule: _Schedule,
+    group: Group,
 ) -> float:
     schedule.advance()
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
+    group.sum_gradients(model)
     clip_grad_norm_(model.parameters(), LARGEST_GRADIENT)
     optimizer.step()
-    return float(loss.detach())
+    return float(group.sum(loss.detach().clone()))
+
+
+def _verdicts(
+    network: TrafficClassifier, flows: FlowBatch, tier: Tier, group: Group
+) -> NDArray[np.int64]:
+    """(n,) the class of each flow, each process reading its share."""
+    mine = np.arange(group.rank, len(flows), group.size)
+    found = torch.zeros(len(flows), dtype=torch.int64)
+    logits, _ = read_network(network, flows[mine], tier)
+    found[mine] = torch.from_numpy(logits.argmax(axis=1))
+    return group.sum(found).numpy()

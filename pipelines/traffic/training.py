@@ -21,6 +21,7 @@ from feature_store.error_memory import KeySpace
 from feature_store.traffic.features import feature_table
 from feature_store.traffic.flows import FlowBatch
 from pipelines.checkpoint import Checkpoint
+from pipelines.distributed import ALONE, Group
 from pipelines.progress import Reporter, Silent
 from pipelines.traffic.config import DecisionConfig, TrafficConfig
 from pipelines.traffic.dataset import LabelledFlows
@@ -71,6 +72,7 @@ def train(
     work_directory: Path | None = None,
     key: str = "",
     reporter: Reporter | None = None,
+    group: Group = ALONE,
 ) -> TrafficEdition:
     """An edition from the training flows; its decision is chosen on the validation flows.
 
@@ -82,9 +84,11 @@ def train(
         work_directory: where checkpoints go; None keeps none.
         key: names data and configuration; a checkpoint with another key is ignored.
         reporter: progress.
+        group: the processes that train the network together; the first alone goes on to the tree
+            and the decision, and the others' editions lack both.
     """
     reporter = reporter or Silent()
-    torch.set_num_threads(config.threads)
+    torch.set_num_threads(group.threads(config.threads))
     seed = config.seed if seed is None else seed
 
     def checkpoint(stage: str) -> Checkpoint | None:
@@ -102,6 +106,7 @@ def train(
             device=device,
             checkpoint=checkpoint("pretraining"),
             reporter=reporter,
+            group=group,
         )
     fine_tune(
         network,
@@ -112,8 +117,13 @@ def train(
         device=device,
         checkpoint=checkpoint("fine_tuning"),
         reporter=reporter,
+        group=group,
     )
+    keys = KeySpace.fit(read_network(network, parts.training.flows, config.tier)[1])
     tree = None
+    if not group.leads:
+        return TrafficEdition(classes, config.tier, network, tree, Decision(), keys)
+    torch.set_num_threads(config.threads)
     if config.tree.enabled:
         tree = train_tree(
             parts.training,
@@ -125,7 +135,6 @@ def train(
             threads=config.threads,
             reporter=reporter,
         )
-    keys = KeySpace.fit(read_network(network, parts.training.flows, config.tier)[1])
     undecided = TrafficEdition(classes, config.tier, network, tree, Decision(), keys)
     decision = decide(undecided, parts.validation, config.decision)
     return replace(undecided, decision=decision)

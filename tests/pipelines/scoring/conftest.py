@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from feature_store.editions.traffic import Decision, TrafficEdition, build_network
+from feature_store.error_memory import KeySpace
 from feature_store.registry import Registry
 from feature_store.traffic.features import Tier
 from feature_store.traffic.flows import HEADER_FIELDS
@@ -33,7 +34,8 @@ def make_traffic_edition() -> TrafficEdition:
     """Random weights: verdicts that differ from flow to flow are all that is needed."""
     embedding = EmbeddingConfig(packets=8, fields=len(HEADER_FIELDS), byte_packets=0)
     network = build_network(embedding, EncoderConfig(d_model=16, layers=1), len(CLASSES)).eval()
-    return TrafficEdition(CLASSES, Tier.T1, network, None, Decision(unknown_below=0.3))
+    keys = KeySpace(np.zeros(16, np.float32), np.ones(16, np.float32))
+    return TrafficEdition(CLASSES, Tier.T1, network, None, Decision(unknown_below=0.3), keys)
 
 
 @pytest.fixture

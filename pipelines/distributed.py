@@ -1,0 +1,87 @@
+"""Training in several processes that torchrun started, as if it were one.
+
+Every process holds all data and all weights and draws the same batches. It computes the gradient of
+its share of a batch; the shares are summed, and all take the same step. The first process alone
+reports, saves and publishes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Group:
+    """The processes of one training; this one is number `rank` of `size`."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process reports, saves and publishes."""
+        return self.rank == 0
+
+    def threads(self, wanted: int) -> int:
+        """This process's share of the threads of a machine."""
+        return max(1, wanted // self.size)
+
+    def share(self, n: int) -> Tensor:
+        """Places of this process's rows among `n`; all of them where there are too few to share."""
+        if n < self.size:
+            return torch.arange(n)
+        return torch.arange(self.rank, n, self.size)
+
+    def of_whole(self, loss: Tensor, weight: Tensor | float) -> Tensor:
+        """The part of a batch's mean loss that a share's mean is, the shares weighing `weight`."""
+        if self.size == 1:
+            return loss
+        mine = torch.as_tensor(weight, dtype=loss.dtype, device=loss.device).detach()
+        total = mine.clone()
+        dist.all_reduce(total)
+        return loss * (mine / total)
+
+    def sum_gradients(self, module: nn.Module) -> None:
+        """Make every process's gradients the sum of all."""
+        if self.size == 1:
+            return
+        parameters = [each for each in module.parameters() if each.requires_grad]
+        for each in parameters:
+            if each.grad is None:  # this share did not reach it; another may have
+                each.grad = torch.zeros_like(each)
+        gradients = [each.grad for each in parameters if each.grad is not None]
+        flat = torch.cat([each.reshape(-1) for each in gradients])
+        dist.all_reduce(flat)
+        sizes = [each.numel() for each in gradients]
+        for gradient, part in zip(gradients, torch.split(flat, sizes), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum of every process's `values`."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+
+ALONE = Group()
+
+
+@contextmanager
+def process_group(device: str = "cpu") -> Iterator[Group]:
+    """The group that torchrun made this process part of; `ALONE` without torchrun."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1 or "RANK" not in os.environ:
+        yield ALONE
+        return
+    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    try:
+        yield Group(rank=dist.get_rank(), size=size)
+    finally:
+        dist.destroy_process_group()
