@@ -14,6 +14,7 @@ from services.access.limits import RateLimits
 # Probes of the orchestrator carry no key, and learn nothing but whether the process is well.
 _OPEN = frozenset({"/healthz", "/readyz"})
 _ASKING = frozenset({"/v1/recommendations", "/v1/classify"})
+_TELLING = frozenset({"/v1/feedback", "/v1/labels"})
 _SAFE = frozenset({"GET", "HEAD"})
 
 
@@ -24,7 +25,7 @@ def needed(method: str, path: str) -> Scope | None:
     """
     if path in _OPEN:
         return None
-    if path == "/v1/feedback":
+    if path in _TELLING:
         return "feedback"
     if path in _ASKING:
         return "read"
