@@ -79,10 +79,14 @@ def test_the_same_feedback_twice_is_one_error(memory):
 
 def test_feedback_for_an_expired_prediction_is_in_the_offline_log(memory, tmp_path, redis_client):
     client, log = memory
-    answer = ask(client, history=["film-sea-01"], k=3)
-    for key in redis_client.keys("errata:default:*"):
-        if answer["prediction_id"].encode() in key:
-            redis_client.delete(key)
+    answer, later = (ask(client, history=["film-sea-01"], k=3) for _ in range(2))
+
+    def kept(prediction):
+        return redis_client.keys(f"errata:default:*{prediction['prediction_id']}*")
+
+    # They are kept behind the answer, in order: with the later one there, the first is done with.
+    eventually(lambda: len(kept(later)) == 2)
+    assert redis_client.delete(*kept(answer)) == 2
     body = {
         "user_id": "u",
         "item_id": answer["items"][0]["item_id"],
