@@ -30,7 +30,7 @@ from feature_store.registry import Registry, RegistryError
 from feature_store.vectors import single_threaded
 from services.problems import ProblemError
 from services.recommend.loading import Served, load_served
-from services.recommend.memory import Memories
+from services.recommend.memory import Memories, MemoryStage
 from services.recommend.predictions import PredictionKeeper
 from services.recommend.recommender import Recommendation, recommend
 from services.recommend.schemas import (
@@ -290,7 +290,7 @@ class CatalogueService:
         found: Sequence[Recommendation | ProblemError],
     ) -> None:
         """Keep what the error memory needs to learn from the outcome."""
-        memory = self._memories.get(served.version)
+        memory = next((each for each in served.stages if isinstance(each, MemoryStage)), None)
         if memory is None:
             return
         with self._telemetry.timed("expect"):

@@ -9,7 +9,7 @@ import numpy as np
 import redis
 from numpy.typing import NDArray
 
-from feature_store.editions.memory_keys import MemoryKeys, offsets, probabilities
+from feature_store.editions.memory_keys import D_PART, MemoryKeys, offsets, probabilities
 from feature_store.error_memory import MemoryPolicy
 from feature_store.error_memory.batch import ErrorBatch
 from feature_store.error_memory.log import Appended, MemoryLog
@@ -54,9 +54,10 @@ class MemoryStage:
 
     name = "memory"
 
-    def __init__(self, replica: MemoryReplica, keys: MemoryKeys) -> None:
+    def __init__(self, replica: MemoryReplica, keys: MemoryKeys, version: str) -> None:
         self._replica = replica
         self._keys = keys
+        self._version = version
 
     def offsets(self, candidates: Candidates) -> FloatArray | None:
         """See `Stage`."""
@@ -74,41 +75,6 @@ class MemoryStage:
             moved[number, : len(rows)] = offsets(reading.corrected, predicted)
         return moved
 
-
-class VersionMemory:
-    """What one served version remembers."""
-
-    def __init__(
-        self,
-        client: redis.Redis,
-        assortment: Assortment,
-        *,
-        model: str,
-        version: str,
-        tenant: str,
-        policy: MemoryPolicy = DEFAULT_POLICY,
-    ) -> None:
-        """Catches up if Redis answers; otherwise as soon as it does."""
-        self._keys = _keys(assortment)
-        self.log = MemoryLog(client, model=model, version=version, tenant=tenant)
-        self.replica = MemoryReplica(self.log, policy, d=self._keys.d, n_classes=1)
-        self._version = version
-        self.replica.memory.warm_up()
-        try:
-            self.replica.catch_up()
-        except redis.RedisError as error:
-            log.warning("the error memory of %s starts empty: %s", version, error)
-        self.replica.start()
-
-    def stage(self, assortment: Assortment) -> MemoryStage:
-        """The stage over a catalogue; later answers are keyed by it."""
-        self._keys = _keys(assortment)
-        return MemoryStage(self.replica, self._keys)
-
-    def close(self) -> None:
-        """Stop tailing."""
-        self.replica.stop()
-
     def served(
         self,
         prediction_id: str,
@@ -122,16 +88,48 @@ class VersionMemory:
         n = min(len(rows), REMEMBERED)
         keys = self._keys(user, rows[:n])
         predicted = probabilities(scores[:n], float(scores.max()))
-        reading = self.replica.read(keys, predicted)
+        reading = self._replica.read(keys, predicted)
         estimates = np.concatenate([reading.estimates[:, :, 0], reading.mixed], axis=1)
         return Served(
             prediction_id=prediction_id,
             version=self._version,
-            fingerprint=self.replica.policy.fingerprint(),
+            fingerprint=self._replica.policy.fingerprint(),
             names=tuple(item_ids[:n]),
             batch=cases(keys, predicted, estimates),
             source=source,
         )
+
+
+class VersionMemory:
+    """What one served version remembers."""
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        *,
+        model: str,
+        version: str,
+        tenant: str,
+        policy: MemoryPolicy = DEFAULT_POLICY,
+    ) -> None:
+        """Catches up if Redis answers; otherwise as soon as it does."""
+        self.log = MemoryLog(client, model=model, version=version, tenant=tenant)
+        self.replica = MemoryReplica(self.log, policy, d=2 * D_PART, n_classes=1)
+        self._version = version
+        self.replica.memory.warm_up()
+        try:
+            self.replica.catch_up()
+        except redis.RedisError as error:
+            log.warning("the error memory of %s starts empty: %s", version, error)
+        self.replica.start()
+
+    def stage(self, assortment: Assortment) -> MemoryStage:
+        """The stage over a catalogue: an answer is keyed by the catalogue that it was made of."""
+        return MemoryStage(self.replica, _keys(assortment), self._version)
+
+    def close(self) -> None:
+        """Stop tailing."""
+        self.replica.stop()
 
 
 class Memories:
@@ -148,7 +146,7 @@ class Memories:
         memory = self._of.get(version)
         if memory is None:
             memory = VersionMemory(
-                self._client, assortment, model=self._model, version=version, tenant=self._tenant
+                self._client, model=self._model, version=version, tenant=self._tenant
             )
             self._of[version] = memory
         return memory.stage(assortment)
