@@ -36,15 +36,19 @@ class MemoryKeys:
         """Width of a key."""
         return 2 * D_PART
 
-    def __call__(self, user: FloatArray, rows: NDArray[np.int64]) -> FloatArray:
-        """(n, 2p) keys of one user's vector (d,) with the items `rows` (n,)."""
-        pair = _unit((user @ self._projection) * self._items[rows])
-        keys = np.concatenate([pair, self._own[rows]], axis=1) / np.float32(np.sqrt(2))
-        return np.ascontiguousarray(keys, np.float32)
+    def __call__(self, users: FloatArray, rows: NDArray[np.int64]) -> FloatArray:
+        """(n, 2p) keys of n pairs: users' vectors (n, d) with the items `rows` (n,).
+
+        One user's vector (d,) goes with all rows.
+        """
+        pair = _unit((users @ self._projection) * self._items[rows])
+        keys = np.concatenate([pair, self._own[rows]], axis=1)
+        keys *= np.float32(np.sqrt(0.5))
+        return keys
 
 
-def probabilities(scores: FloatArray, best: float) -> FloatArray:
-    """(n, 1): what scores of one answer say, relative to its best one.
+def probabilities(scores: FloatArray, best: FloatArray) -> FloatArray:
+    """(n, 1): what scores (n,) say, each relative to the best one of its answer (n,).
 
     The softmax that the towers were trained with gives ratios; the first guess gives them a level.
     The memory corrects the level as soon as it is seen to be wrong.

@@ -93,6 +93,12 @@ class ErrorMemory:
         """Entries ever written."""
         return self._sequence
 
+    @property
+    def speaks(self) -> bool:
+        """Whether a reading would be let through by the gate now."""
+        with self._lock:
+            return self.policy.enabled and self._gate_open()
+
     def read(self, keys: FloatArray, predictions: FloatArray) -> Reading:
         """Correct `predictions` (n, C) of items whose keys are (n, d)."""
         n, experts = len(keys), self.policy.n_experts

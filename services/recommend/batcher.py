@@ -1,17 +1,20 @@
 """Requests that wait are computed together; one that comes alone is computed at once.
 
-A thread that becomes free takes everything that waits, up to a bound: under load batches form by
-themselves, and an idle service adds no wait. The queue is bounded, and a request that would not be
-answered by its deadline is refused before it costs anything.
+What has arrived by the time the event loop comes round is one batch: under load batches form by
+themselves, and an idle service adds no wait. The batch is computed on the loop's own thread. Python
+runs one thread at a time whatever their number, and a hand-over of its lock to another thread and
+back cost more than the whole computation; several cores are used by several worker processes. So
+that the loop is never away for long a batch is no larger than what is computed in a few
+milliseconds. The queue is bounded, and a request that would not be answered by its deadline is
+refused before it costs anything.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import queue
-import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -23,6 +26,8 @@ Answer = TypeVar("Answer")
 
 # A batch's cost moves the estimate of the next one's by this share.
 _FORGETTING = 0.1
+# The loop does nothing else while a batch is computed.
+_LONGEST_BATCH_S = 0.02
 
 
 class OverloadedError(Exception):
@@ -42,13 +47,11 @@ class OverloadedError(Exception):
 class _Job(Generic[Asked, Answer]):
     asked: Asked
     deadline: float
-    loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Answer] = field(repr=False)
-    outcome: Answer | BaseException | None = None
 
 
 class Batcher(Generic[Asked, Answer]):
-    """Runs a function of many requests in a bounded pool of threads.
+    """Runs a function of many requests between two rounds of the event loop that asks.
 
     Example:
         >>> batcher = Batcher(lambda numbers: [n * n for n in numbers])   # doctest: +SKIP
@@ -60,39 +63,23 @@ class Batcher(Generic[Asked, Answer]):
         self,
         compute: Callable[[Sequence[Asked]], Sequence[Answer | BaseException]],
         *,
-        threads: int = 2,
         max_batch: int = 16,
         max_queue: int = 512,
         deadline_s: float = 0.25,
-        prepare_thread: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`compute` answers each of its requests, or gives the exception to raise for it."""
         self._compute = compute
         self._max_batch, self._max_queue = max_batch, max_queue
         self._deadline_s, self._clock = deadline_s, clock
-        self._prepare_thread = prepare_thread
-        self._in_next_batches = threads * max_batch
-        self._waiting: queue.SimpleQueue[_Job[Asked, Answer] | None] = queue.SimpleQueue()
+        self._waiting: deque[_Job[Asked, Answer]] = deque()
+        self._due = False
         self._seconds_per_request = 0.0
-        self._threads = [
-            threading.Thread(target=self._work, name=f"batch-{number}", daemon=True)
-            for number in range(threads)
-        ]
-        for thread in self._threads:
-            thread.start()
 
     @property
     def depth(self) -> int:
         """How many requests wait."""
-        return self._waiting.qsize()
-
-    def close(self) -> None:
-        """Finish what waits, then stop."""
-        for _ in self._threads:
-            self._waiting.put(None)
-        for thread in self._threads:
-            thread.join()
+        return len(self._waiting)
 
     def ask(self, asked: Asked) -> asyncio.Future[Answer]:
         """The answer, later; on the running loop.
@@ -100,78 +87,63 @@ class Batcher(Generic[Asked, Answer]):
         Raises:
             OverloadedError: too many wait, or they would take longer than the deadline.
         """
-        depth = self._waiting.qsize()
-        wait_s = depth * self._seconds_per_request
-        hopeless = depth > self._in_next_batches and wait_s > self._deadline_s / 2
-        if depth >= self._max_queue or hopeless:
+        depth = len(self._waiting)
+        hopeless = depth * self._seconds_per_request > self._deadline_s / 2
+        if depth >= self._max_queue or (hopeless and depth > self._max_batch):
             raise OverloadedError("queue")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answer] = loop.create_future()
-        self._waiting.put(_Job(asked, self._clock() + self._deadline_s, loop, future))
+        self._waiting.append(_Job(asked, self._clock() + self._deadline_s, future))
+        if not self._due:
+            self._due = True
+            loop.call_soon(self._round, loop)
         return future
 
-    def _work(self) -> None:
-        self._prepare_thread()
-        while True:
-            batch, more = self._take()
-            if batch:
-                self._answer(batch)
-            if not more:
-                return
+    def _round(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Compute one batch; what is left waits for the loop to come round again."""
+        batch = self._take()
+        if batch:
+            self._answer(batch)
+        self._due = bool(self._waiting)
+        if self._due:
+            loop.call_soon(self._round, loop)
 
-    def _take(self) -> tuple[list[_Job[Asked, Answer]], bool]:
-        """What waits, and whether there will be more."""
-        batch: list[_Job[Asked, Answer]] = []
-        job = self._waiting.get()
-        while job is not None:
+    def _take(self) -> list[_Job[Asked, Answer]]:
+        """What is computed next: of what waits, that which somebody still wants in time."""
+        size = self._max_batch
+        if self._seconds_per_request > 0:
+            size = min(size, max(int(_LONGEST_BATCH_S / self._seconds_per_request), 1))
+        now, batch = self._clock(), []
+        while self._waiting and len(batch) < size:
+            job = self._waiting.popleft()
+            if job.future.done():  # its client has gone
+                continue
+            if now >= job.deadline:
+                job.future.set_exception(OverloadedError("deadline"))
+                continue
             batch.append(job)
-            if len(batch) == self._max_batch:
-                return batch, True
-            try:
-                job = self._waiting.get_nowait()
-            except queue.Empty:
-                return batch, True
-        return batch, False
+        return batch
 
     def _answer(self, batch: list[_Job[Asked, Answer]]) -> None:
         started = self._clock()
-        wanted = []
-        for job in batch:
-            if job.future.cancelled():
-                job.outcome = asyncio.CancelledError()
-            elif started >= job.deadline:
-                job.outcome = OverloadedError("deadline")
-            else:
-                wanted.append(job)
-        if wanted:
-            try:
-                outcomes = self._compute([job.asked for job in wanted])
-            except Exception as error:  # one caller's failure must not end the thread
-                log.exception("a batch of %s failed", len(wanted))
-                outcomes = [error] * len(wanted)
-            finished = self._clock()
-            for job, outcome in zip(wanted, outcomes, strict=True):
-                late = finished >= job.deadline
-                job.outcome = OverloadedError("deadline") if late else outcome
-            self._learn(finished - started, len(wanted))
-        for loop in {job.loop for job in batch}:
-            jobs = [job for job in batch if job.loop is loop]
-            try:
-                loop.call_soon_threadsafe(_deliver, jobs)
-            except RuntimeError:  # the loop is closed: nobody waits any more
-                log.warning("%s answers came after the server had stopped", len(jobs))
+        outcomes: Sequence[Answer | BaseException]
+        try:
+            outcomes = self._compute([job.asked for job in batch])
+        except Exception as error:  # one caller's failure must not end the rounds
+            log.exception("a batch of %s failed", len(batch))
+            outcomes = [error] * len(batch)
+        finished = self._clock()
+        self._learn((finished - started) / len(batch))
+        for job, outcome in zip(batch, outcomes, strict=True):
+            _deliver(job, OverloadedError("deadline") if finished >= job.deadline else outcome)
 
-    def _learn(self, seconds: float, requests: int) -> None:
-        each = seconds / requests / len(self._threads)
-        before = self._seconds_per_request or each
-        self._seconds_per_request = before + _FORGETTING * (each - before)
+    def _learn(self, seconds: float) -> None:
+        before = self._seconds_per_request or seconds
+        self._seconds_per_request = before + _FORGETTING * (seconds - before)
 
 
-def _deliver(jobs: list[_Job[Any, Any]]) -> None:
-    for job in jobs:
-        if job.future.done():
-            continue
-        if isinstance(job.outcome, BaseException):
-            job.future.set_exception(job.outcome)
-        else:
-            job.future.set_result(job.outcome)
+def _deliver(job: _Job[Any, Any], outcome: object) -> None:
+    if isinstance(outcome, BaseException):
+        job.future.set_exception(outcome)
+    else:
+        job.future.set_result(outcome)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import time
 import uuid
 from collections.abc import Sequence
@@ -258,7 +259,7 @@ class CatalogueService:
     ) -> list[bytes | BaseException]:
         """Give each answer its id, keep it for its outcome, and write it down."""
         now_ms = time.time_ns() // 1_000_000
-        ids = [uuid.uuid4().hex for _ in requests]
+        ids = _unique(len(requests))
         predictions = [
             StoredPrediction(
                 prediction_id=prediction_id,
@@ -293,9 +294,9 @@ class CatalogueService:
         memory = next((each for each in served.stages if isinstance(each, MemoryStage)), None)
         if memory is None:
             return
-        with self._telemetry.timed("expect"):
-            expected = [
-                memory.served(
+        self._memories.keep(
+            [
+                memory.shown(
                     prediction_id,
                     each.user,
                     each.rows,
@@ -306,7 +307,7 @@ class CatalogueService:
                 for prediction_id, request, each in zip(ids, requests, found, strict=True)
                 if not isinstance(each, ProblemError) and len(each.rows)
             ]
-        self._memories.keep(expected)
+        )
 
     def _body(
         self, served: Served, prediction_id: str, found: Recommendation, *, redis_away: bool
@@ -544,6 +545,12 @@ class CatalogueService:
 COUNTED_TYPES = frozenset(
     {"click", "view", "purchase", "play", "like", "dismiss", "dislike", "skip"}
 )
+
+
+def _unique(n: int) -> list[str]:
+    """Names that nothing else will have, 128 random bits each."""
+    bits = os.urandom(16 * n).hex()
+    return [bits[start : start + 32] for start in range(0, 32 * n, 32)]
 
 
 def _unpacked(changes: Changes) -> list[AddedItem]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import redis
@@ -49,6 +50,29 @@ DEFAULT_POLICY = MemoryPolicy.model_validate(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One answer, as it is until its outcome is worth computing something for.
+
+    Attributes:
+        stage: of the catalogue that the answer was made of.
+        user: (d + r,) the user's vector.
+        rows, scores: (n,) its first items, and their scores without corrections.
+        best: the best score without corrections.
+        item_ids: of `rows`.
+        source: who will say the outcome.
+    """
+
+    prediction_id: str
+    stage: MemoryStage
+    user: FloatArray
+    rows: NDArray[np.int64]
+    scores: FloatArray
+    best: float
+    item_ids: Sequence[str]
+    source: str
+
+
 class MemoryStage:
     """Moves the scores of the best candidates by what was wrong near them lately."""
 
@@ -61,21 +85,23 @@ class MemoryStage:
 
     def offsets(self, candidates: Candidates) -> FloatArray | None:
         """See `Stage`."""
+        if not self._replica.memory.speaks:
+            return None
+        rows, scores = candidates.rows[:, :CORRECTED], candidates.scores[:, :CORRECTED]
+        requests, places = np.nonzero(rows >= 0)
+        if len(requests) == 0:
+            return None
+        found = rows[requests, places]
+        predicted = probabilities(scores[requests, places], scores.max(1)[requests])
+        keys = self._keys(candidates.users[requests], found)
+        reading = self._replica.read(keys, predicted)
+        if not reading.gate_open:
+            return None
         moved = np.zeros_like(candidates.scores)
-        for number, user in enumerate(candidates.users):
-            rows = candidates.rows[number][:CORRECTED]
-            rows = rows[rows >= 0]
-            if len(rows) == 0:
-                continue
-            scores = candidates.scores[number][: len(rows)]
-            predicted = probabilities(scores, float(scores.max()))
-            reading = self._replica.read(self._keys(user, rows), predicted)
-            if not reading.gate_open:
-                return None
-            moved[number, : len(rows)] = offsets(reading.corrected, predicted)
+        moved[requests, places] = offsets(reading.corrected, predicted)
         return moved
 
-    def served(
+    def shown(
         self,
         prediction_id: str,
         user: FloatArray,
@@ -83,21 +109,46 @@ class MemoryStage:
         item_ids: Sequence[str],
         scores: FloatArray,
         source: str,
-    ) -> Served:
-        """One answer's first items, as they will be learned from; `scores` without corrections."""
-        n = min(len(rows), REMEMBERED)
-        keys = self._keys(user, rows[:n])
-        predicted = probabilities(scores[:n], float(scores.max()))
-        reading = self._replica.read(keys, predicted)
-        estimates = np.concatenate([reading.estimates[:, :, 0], reading.mixed], axis=1)
-        return Served(
+    ) -> Shown:
+        """One answer's first items; `scores` of all its items without corrections."""
+        return Shown(
             prediction_id=prediction_id,
-            version=self._version,
-            fingerprint=self._replica.policy.fingerprint(),
-            names=tuple(item_ids[:n]),
-            batch=cases(keys, predicted, estimates),
+            stage=self,
+            user=user,
+            rows=rows[:REMEMBERED],
+            scores=scores[:REMEMBERED],
+            best=float(scores.max()),
+            item_ids=item_ids[:REMEMBERED],
             source=source,
         )
+
+    def served(self, shown: Sequence[Shown]) -> list[Served]:
+        """Answers of this stage as they will be learned from."""
+        sizes = [len(each.rows) for each in shown]
+        answers = np.repeat(np.arange(len(shown)), sizes)
+        users = np.stack([each.user for each in shown])
+        keys = self._keys(users[answers], np.concatenate([each.rows for each in shown]))
+        best = np.array([each.best for each in shown], np.float32)
+        predicted = probabilities(np.concatenate([each.scores for each in shown]), best[answers])
+        reading = self._replica.read(keys, predicted)
+        estimates = np.concatenate([reading.estimates[:, :, 0], reading.mixed], axis=1)
+        fingerprint = self._replica.policy.fingerprint()
+        ends = np.cumsum(sizes).tolist()
+        return [
+            Served(
+                prediction_id=each.prediction_id,
+                version=self._version,
+                fingerprint=fingerprint,
+                names=tuple(each.item_ids),
+                batch=cases(
+                    keys[end - size : end],
+                    predicted[end - size : end],
+                    estimates[end - size : end],
+                ),
+                source=each.source,
+            )
+            for each, size, end in zip(shown, sizes, ends, strict=True)
+        ]
 
 
 class VersionMemory:
@@ -139,7 +190,7 @@ class Memories:
         self._client, self._model, self._tenant = client, model, tenant
         self._of: dict[str, VersionMemory] = {}
         self._outcomes = Outcomes(client, self._append, tenant=tenant)
-        self._keeper: PredictionKeeper[Served] = PredictionKeeper(self._write)
+        self._keeper: PredictionKeeper[Shown] = PredictionKeeper(self._write)
 
     def stage(self, assortment: Assortment, version: str) -> MemoryStage:
         """The stage of a version, whose memory begins with its first catalogue."""
@@ -155,16 +206,16 @@ class Memories:
         """The memory of a served version."""
         return self._of.get(version)
 
-    def keep(self, served: Sequence[Served]) -> None:
-        """Keep what was served for its outcome; no answer waits for that."""
-        self._keeper.keep(served)
+    def keep(self, shown: Sequence[Shown]) -> None:
+        """Keep what was shown for its outcome; no answer waits for that."""
+        self._keeper.keep(shown)
 
     def learn(self, record: FeedbackRecord) -> None:
         """Join one feedback with what was served; what cannot be joined is in the offline log."""
         if record.prediction_id is None:
             return
-        if (served := self._keeper.waiting(record.prediction_id)) is not None:
-            self._outcomes.expect([served])
+        if (shown := self._keeper.waiting(record.prediction_id)) is not None:
+            self._outcomes.expect(shown.stage.served([shown]))
         self._outcomes.outcome(
             record.prediction_id,
             record.item_id,
@@ -188,9 +239,13 @@ class Memories:
             memory.close()
         self._of = {}
 
-    def _write(self, served: Sequence[Served]) -> bool:
+    def _write(self, shown: Sequence[Shown]) -> bool:
+        of_stage: dict[MemoryStage, list[Shown]] = {}
+        for each in shown:
+            of_stage.setdefault(each.stage, []).append(each)
         try:
-            self._outcomes.expect(served)
+            for stage, theirs in of_stage.items():
+                self._outcomes.expect(stage.served(theirs))
         except redis.RedisError as error:
             log.warning("answers were not kept for the error memory: %s", error)
             return False

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import queue
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from typing import Generic, Protocol, TypeVar
 
+log = logging.getLogger(__name__)
+
 MAX_WAITING = 10_000
 MAX_TOGETHER = 128
+LINGER_S = 0.02
 
 
 class Prediction(Protocol):
@@ -24,10 +27,11 @@ P = TypeVar("P", bound=Prediction)
 
 
 class PredictionKeeper(Generic[P]):
-    """A thread that writes what waits in one round trip; what waits can already be asked for.
+    """A thread that writes what waits, together; what waits can already be asked for.
 
-    Bounded: where Redis cannot keep up the newest predictions are not kept, and that is counted.
-    An outcome that arrives at another process within the millisecond before the write finds
+    It lets `LINGER_S` of predictions come together: waking for each of them would cost every
+    request more than its own work. Bounded: where Redis cannot keep up the newest predictions are
+    not kept, and that is counted. An outcome that arrives at another process before the write finds
     nothing, as for a prediction that has expired.
     """
 
@@ -39,19 +43,22 @@ class PredictionKeeper(Generic[P]):
     ) -> None:
         """`write` keeps predictions and says whether it did; `lost` is told how many were not."""
         self._write, self._lost = write, lost
-        self._queue: queue.SimpleQueue[P | None] = queue.SimpleQueue()
         self._waiting: dict[str, P] = {}
+        self._some, self._closing = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="predictions", daemon=True)
         self._thread.start()
 
     def keep(self, predictions: Sequence[P]) -> None:
         """Write these soon."""
-        free = MAX_WAITING - len(self._waiting)
-        for prediction in predictions[: max(free, 0)]:
+        if not predictions:
+            return
+        free = max(MAX_WAITING - len(self._waiting), 0)
+        for prediction in predictions[:free]:
             self._waiting[prediction.prediction_id] = prediction
-            self._queue.put(prediction)
         if len(predictions) > free:
-            self._lost(len(predictions) - max(free, 0))
+            self._lost(len(predictions) - free)
+        if not self._some.is_set():
+            self._some.set()
 
     def waiting(self, prediction_id: str) -> P | None:
         """A prediction that is not written yet."""
@@ -59,29 +66,28 @@ class PredictionKeeper(Generic[P]):
 
     def close(self) -> None:
         """Write what waits, then stop."""
-        self._queue.put(None)
+        self._closing.set()
+        self._some.set()
         self._thread.join()
 
     def _work(self) -> None:
-        while True:
-            together, more = self._take()
-            if together:
-                if not self._write(together):
-                    self._lost(len(together))
-                for each in together:
-                    self._waiting.pop(each.prediction_id, None)
-            if not more:
-                return
+        closing = False
+        while not closing:
+            self._some.wait()
+            closing = self._closing.wait(LINGER_S)
+            self._some.clear()
+            # Copied at one stroke: requests add to it meanwhile.
+            waiting = list(self._waiting.values())
+            for start in range(0, len(waiting), MAX_TOGETHER):
+                self._keep_now(waiting[start : start + MAX_TOGETHER])
 
-    def _take(self) -> tuple[list[P], bool]:
-        together: list[P] = []
-        each = self._queue.get()
-        while each is not None:
-            together.append(each)
-            if len(together) == MAX_TOGETHER:
-                return together, True
-            try:
-                each = self._queue.get_nowait()
-            except queue.Empty:
-                return together, True
-        return together, False
+    def _keep_now(self, together: list[P]) -> None:
+        try:
+            kept = self._write(together)
+        except Exception:  # the thread must outlive it: later ones are to be kept
+            log.exception("%s predictions were not kept", len(together))
+            kept = False
+        if not kept:
+            self._lost(len(together))
+        for each in together:
+            self._waiting.pop(each.prediction_id, None)

@@ -1,4 +1,4 @@
-"""The process's state: its catalogues, and the threads that compute answers."""
+"""The process's state: its catalogues, and the batches that are computed."""
 
 from __future__ import annotations
 
@@ -45,16 +45,13 @@ class RecommendService:
         limits = settings.limits
         self._batcher: Batcher[_Ask, bytes] = Batcher(
             self._compute,
-            threads=limits.threads,
             max_batch=limits.max_batch,
             max_queue=limits.max_queue,
             deadline_s=limits.deadline_ms / 1e3,
-            prepare_thread=_one_thread_each,
         )
 
     def close(self) -> None:
         """Finish what was taken."""
-        self._batcher.close()
         for catalogue in self._catalogues.values():
             catalogue.close()
 
@@ -142,7 +139,7 @@ def _offline(root: Path, catalogue: str) -> Path:
     return root if catalogue == DEFAULT_CATALOGUE else root / "catalogues" / catalogue
 
 
-def _one_thread_each() -> None:
+def one_thread_each() -> None:
     """A request is small: a pool of threads per operation costs more than it brings."""
     torch.set_num_threads(1)
     threadpool_limits(1, user_api="blas")  # of the whole process

@@ -89,7 +89,6 @@ class Limits(_Settings):
         max_queue: requests that wait; more are refused at once.
         max_batch: requests that are computed together; only those that wait already, none waits
             for company.
-        threads: batches that are computed at the same time.
         max_body_bytes: larger bodies are refused with a 413.
         drain_s: how long a stopping process finishes what it took.
     """
@@ -97,7 +96,6 @@ class Limits(_Settings):
     deadline_ms: float = Field(1_000.0, gt=0)
     max_queue: int = Field(512, ge=1)
     max_batch: int = Field(16, ge=1, le=1_024)
-    threads: int = Field(2, ge=1, le=64)
     max_body_bytes: int = Field(2_000_000, ge=1_000)
     drain_s: float = Field(10.0, gt=0)
 

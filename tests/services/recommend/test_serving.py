@@ -226,7 +226,7 @@ def test_a_body_over_the_limit_is_refused_however_it_comes(registry, settings, t
 
 def test_too_many_requests_are_refused_at_once_and_it_recovers(registry, settings, tmp_path):
     publish(registry, tmp_path / "one")
-    limits = Limits(max_queue=2, max_batch=1, threads=1, deadline_ms=20_000)
+    limits = Limits(max_queue=2, max_batch=1, deadline_ms=20_000)
     statuses: Counter[int] = Counter()
     refused: list[httpx.Response] = []
     with serving(settings(limits=limits)) as client:
