@@ -47,8 +47,8 @@ class Candidates:
 class Stage(Protocol):
     """Adds to the scores of a batch of candidates, in place of nothing else.
 
-    Called on the event loop's thread: it must not wait for anything. One that fails costs the answers its correction, not the
-    answers: the failure is counted and the scores stay as they were.
+    Called on the event loop's thread: it must not wait for anything. One that fails costs the
+    answers its correction, not the answers: the failure is counted and the scores stay.
     """
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,6 @@ from feature_store.interactions.history import NEGATIVE_SIGNALS
 from feature_store.offline import FeedbackRecord, Spool
 from feature_store.online import Event, OnlineStore, StoredPrediction, digest
 
-RETRY_AFTER_S = 1.0
 REMEMBERED_USERS = 10_000
 
 
@@ -32,9 +30,10 @@ class KnownUser:
 class Users:
     """The online store behind a circuit breaker, with a memory of the users seen last.
 
-    After a failure Redis is left alone for a second: a dead or stalled server then costs one
-    time-out a second, not one a request. Feedback that cannot be delivered waits in the spool, and
-    what comes after it queues behind it; `check` replays the queue, and no request waits for that.
+    After a failure Redis is left alone until `check`, on a thread of its own, has found it well: a
+    dead or stalled server costs one request one time-out, and the others nothing. Feedback that
+    cannot be delivered waits in the spool, and what comes after it queues behind it; `check`
+    replays the queue, and no request waits for that.
     """
 
     def __init__(
@@ -42,15 +41,13 @@ class Users:
         store: OnlineStore,
         spool: Spool,
         *,
-        clock: Callable[[], float] = time.monotonic,
         learn: Callable[[FeedbackRecord], None] = lambda _: None,
     ) -> None:
         """`learn`: is told each feedback that reaches Redis, perhaps more than once."""
         self._store = store
         self._learn = learn
         self._spool = spool
-        self._clock = clock
-        self._closed_until = 0.0
+        self._available = True
         self._remembered: OrderedDict[str, KnownUser] = OrderedDict()
         self._lock = threading.Lock()
         self._forgotten = "0-0"
@@ -58,7 +55,7 @@ class Users:
     @property
     def available(self) -> bool:
         """Whether Redis answered when it was last asked."""
-        return self._clock() >= self._closed_until
+        return self._available
 
     def check(self) -> bool:
         """Ask Redis now, and deliver what waits."""
@@ -66,9 +63,9 @@ class Users:
             self._forget(*self._store.forgotten(after=self._forgotten))
             self._spool.replay(self._deliver)
         except redis.RedisError:
-            self._open_breaker()
+            self._available = False
             return False
-        self._closed_until = 0.0
+        self._available = True
         return True
 
     def get(self, user_ids: Sequence[str]) -> list[KnownUser]:
@@ -79,7 +76,7 @@ class Users:
             try:
                 found = self._store.users(user_ids)
             except redis.RedisError:
-                self._open_breaker()
+                self._available = False
             else:
                 known = [KnownUser(each.events, each.features, each.hidden) for each in found]
                 self._remember(user_ids, known)
@@ -94,7 +91,7 @@ class Users:
             try:
                 return self._store.sample_users(n)
             except redis.RedisError:
-                self._open_breaker()
+                self._available = False
         return None
 
     def keep_predictions(self, predictions: Sequence[StoredPrediction]) -> bool:
@@ -104,7 +101,7 @@ class Users:
         try:
             self._store.put_predictions(predictions)
         except redis.RedisError:
-            self._open_breaker()
+            self._available = False
             return False
         return True
 
@@ -115,7 +112,7 @@ class Users:
         try:
             return self._store.get_prediction(prediction_id)
         except redis.RedisError:
-            self._open_breaker()
+            self._available = False
             return None
 
     def apply(self, record: FeedbackRecord) -> bool | None:
@@ -128,7 +125,7 @@ class Users:
             try:
                 return self._deliver(record)
             except redis.RedisError:
-                self._open_breaker()
+                self._available = False
         self._spool.append(record)
         return None
 
@@ -158,6 +155,3 @@ class Users:
                 for user_id in [each for each in self._remembered if digest(each) in users]:
                     del self._remembered[user_id]
         self._forgotten = newest
-
-    def _open_breaker(self) -> None:
-        self._closed_until = self._clock() + RETRY_AFTER_S

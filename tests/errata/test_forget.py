@@ -12,7 +12,7 @@ from feature_store.error_memory import ErrorBatch
 from feature_store.error_memory.hashing import source_id
 from feature_store.error_memory.log import MemoryLog
 from feature_store.offline import FeedbackLog, FeedbackRecord, Spool
-from feature_store.online import Event, OnlineStore, StoredPrediction
+from feature_store.online import Event, OnlineStore, StoredPrediction, connect
 from services.recommend.users import Users
 
 USER, OTHER = "walter-\N{LATIN SMALL LETTER E WITH ACUTE}*", "someone-else"
@@ -111,14 +111,17 @@ def test_the_newest_entry_is_silenced_and_removed_by_the_next_call(home, redis_c
     assert sum(len(batch) for _, batch in memory.entries()) == 1
 
 
-def test_a_replica_drops_what_it_remembered_for_an_outage(home, redis_client, tmp_path) -> None:
-    now = 0.0
-    store, _ = fill(home, redis_client)
-    users = Users(store, Spool(tmp_path / "other.jsonl"), clock=lambda: now)
+def test_a_replica_drops_what_it_remembered_for_an_outage(
+    home, redis_server, redis_client, tmp_path
+) -> None:
+    fill(home, redis_client)
+    own = connect(redis_server.url)
+    users = Users(OnlineStore(own), Spool(tmp_path / "other.jsonl"))
     assert users.get([USER, OTHER])[0].events
     assert run(["forget-user", USER]) == 0
     assert users.check()
-    users._open_breaker()
+    own.connection_pool.connection_kwargs["path"] = str(tmp_path / "nowhere")
+    own.connection_pool.disconnect()
     walter, other = users.get([USER, OTHER])
     assert not walter.events
     assert other.events
