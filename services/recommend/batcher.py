@@ -113,7 +113,8 @@ class Batcher(Generic[Asked, Answer]):
         size = self._max_batch
         if self._seconds_per_request > 0:
             size = min(size, max(int(_LONGEST_BATCH_S / self._seconds_per_request), 1))
-        now, batch = self._clock(), []
+        batch: list[_Job[Asked, Answer]] = []
+        now = self._clock()
         while self._waiting and len(batch) < size:
             job = self._waiting.popleft()
             if job.future.done():  # its client has gone
