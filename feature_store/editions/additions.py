@@ -105,6 +105,8 @@ def fold(
     order = items["row"].to_numpy()
     items = items.drop("row")
     vectors = vectors[order]
+    places = np.full(len(kept), -1, np.int64)
+    places[kept] = np.argsort(order)[: int(kept.sum())]
     return replace(
         edition,
         catalogue=Catalogue.from_items(items),
@@ -112,6 +114,7 @@ def fold(
         item_vectors=vectors,
         popularity=popularity[order].astype(np.float32),
         index=VectorIndex.build(vectors, IndexSpec(kind="flat"), device="cpu"),
+        item_map=edition.item_map and edition.item_map.renumbered(places),
         **{name: each[order] for name, each in arrays.items()},
     )
 

@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save_file as save_tensors
 
+from feature_store.editions.item_map import ItemMap
 from feature_store.editions.mapped import map_arrays
 from feature_store.editions.small_batches import SmallBatchTower
 from feature_store.interactions.catalogue import Catalogue
@@ -35,6 +36,7 @@ SMALL_BATCH = 64
 
 _CARD, _ITEMS, _INDEX = "edition.json", "items.parquet", "index.faiss"
 _VECTORS, _TOWER = "item_vectors.safetensors", "user_tower.safetensors"
+_MAP = "item_map.safetensors"
 
 
 class Scoring(BaseModel):
@@ -92,6 +94,7 @@ class RecommenderEdition:
         popularity: (n_items,) float32 interactions in training, for those of whom nothing is known.
         user_tower: the network.
         index: over `item_vectors`, and over what was added since (`with_side`).
+        item_map: the item space as a flat picture; None where none was drawn.
     """
 
     catalogue: Catalogue
@@ -108,6 +111,7 @@ class RecommenderEdition:
     history: HistoryPolicy
     content: ContentSpec
     user_features: UserFeatureSpec
+    item_map: ItemMap | None = None
 
     def save(self, directory: Path) -> None:
         """Write the edition's files into `directory`."""
@@ -137,6 +141,8 @@ class RecommenderEdition:
         save_tensors(self.user_tower.state_dict(), directory / _TOWER)
         base = self.index.base if isinstance(self.index, SideIndex) else self.index
         base.save(directory / _INDEX)
+        if self.item_map is not None:
+            self.item_map.save(directory / _MAP)
 
     @classmethod
     def load(cls, directory: Path, *, device: str = "auto") -> RecommenderEdition:
@@ -181,7 +187,12 @@ class RecommenderEdition:
             history=card.history,
             content=card.content,
             user_features=card.user_features,
+            item_map=ItemMap.load(directory / _MAP, arrays["item_vectors"]),
         )
+
+    def with_map(self, *, seed: int = 0) -> RecommenderEdition:
+        """This edition with its item space drawn; seconds for thousands of items."""
+        return replace(self, item_map=ItemMap.of(self.item_vectors, self.popularity, seed=seed))
 
     @cached_property
     def types(self) -> torch.Tensor:

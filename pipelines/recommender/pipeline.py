@@ -102,7 +102,8 @@ def run(
     metrics = to_json(evaluations)
     (work / METRICS).write_text(json.dumps(metrics, indent=2))
     with tempfile.TemporaryDirectory(prefix="errata-") as staging:
-        trained.edition.save(Path(staging))
+        reporter.say("drawing the map of the item space")
+        trained.edition.with_map(seed=config.seed).save(Path(staging))
         for name in (REPORT, METRICS):
             shutil.copy(work / name, staging)
         manifest = registry.publish(

@@ -102,10 +102,14 @@ class MapOfItems(_Schema):
     titles: list[str | None]
     xy: list[tuple[float, float]]
     places: list[MapPlace]
+    kinds: list[int] = Field(
+        description="Of each item, which of the places is named after its category; -1: none is."
+    )
 
 
 class Maps:
-    """The maps of the versions that serve: each is drawn once, when it is first asked for."""
+    """The maps of the versions that serve; one that was published without is drawn when it is
+    first asked for."""
 
     def __init__(self) -> None:
         self._known: dict[str, ItemMap] = {}
@@ -113,10 +117,12 @@ class Maps:
 
     def of(self, assortment: Assortment, version: str) -> ItemMap:
         """The map of a version."""
+        edition = assortment.base
+        if edition.item_map is not None:
+            return edition.item_map
         with self._lock:
             found = self._known.get(version)
             if found is None:
-                edition = assortment.base
                 found = ItemMap.of(edition.item_vectors, edition.popularity)
                 while len(self._known) >= _MAPS:
                     self._known.pop(next(iter(self._known)))
@@ -152,16 +158,20 @@ def add_routes(app: FastAPI, chosen_catalogue: Any) -> None:
         found = maps.of(assortment, served.version)
         if item_id is None:
             rows, xy = found.rows, found.xy
-            places = found.places(_words(assortment, rows))
+            words = _words(assortment, rows)
+            places = found.places(words)
         else:
             rows = np.array(assortment.rows(item_id), np.int64)
-            xy, places = found.place(assortment.vectors(rows)), []
+            xy, places, words = found.place(assortment.vectors(rows)), [], [[] for _ in rows]
+        number_of = {each.name: number for number, each in enumerate(places)}
         return MapOfItems(
             model_version=served.version,
             item_ids=assortment.item_ids(rows.tolist()),
             titles=assortment.titles(rows.tolist()),
             xy=[(round(x, 4), round(y, 4)) for x, y in xy.tolist()],
             places=[MapPlace(name=each.name, x=each.x, y=each.y) for each in places],
+            # The rarest category says most of an item; places are the most frequent first.
+            kinds=[max((number_of.get(word, -1) for word in each), default=-1) for each in words],
         )
 
     @app.get("/v1/memory", tags=["browse"], responses=documented(404, 422, 503))

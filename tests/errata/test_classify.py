@@ -21,10 +21,9 @@ from tests.services.classify.conftest import (
     packets_of,
     publish,
     served,
-    traffic,
-    trained,
     write_mixed,
 )
+from tests.services.conftest import traffic, trained
 
 
 @pytest.fixture

@@ -75,6 +75,8 @@ def test_train_publishes_promotes_and_rolls_back(tmp_path, capsys):
     listed = json.loads(capsys.readouterr().out)
     assert [each["version"] for each in listed] == versions
     assert [each["aliases"] for each in listed] == [[], ["champion"]]
+    manifest = tmp_path / f"home/registry/recommender/versions/{versions[0]}/manifest.json"
+    assert "item_map.safetensors" in json.loads(manifest.read_text())["files"]
     assert run(["registry", "rollback"]) == 0
     assert versions[0] in capsys.readouterr().out
     assert run(["registry", "verify"]) == 0

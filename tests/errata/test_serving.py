@@ -14,7 +14,8 @@ import httpx
 import pytest
 
 from feature_store.registry import Registry
-from tests.services.classify.conftest import mixed, publish, served, traffic, trained
+from tests.services.classify.conftest import mixed, publish, served
+from tests.services.conftest import traffic, trained
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A small edition, trained on small captures, and what classifies with it."""
+"""What classifies with the small edition of traffic."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,47 +9,14 @@ import pytest
 from feature_store.editions.traffic import Decision, TrafficEdition
 from feature_store.registry import Registry
 from feature_store.traffic.capture import PacketBatch, open_capture
-from feature_store.traffic.flows import FlowSettings
-from pipelines.traffic.config import TrafficConfig
-from pipelines.traffic.dataset import read_labelled_flows
-from pipelines.traffic.labels import find_captures, find_labels
-from pipelines.traffic.split import honest_split
-from pipelines.traffic.training import Parts, train
 from services.classify.clock import Clock
 from services.classify.source import Source
 from services.classify.stream import ServedEdition, StreamClassifier, classify
 from services.classify.verdict import Verdict
 from tests.feature_store.traffic.conftest import pcap
-from tests.pipelines.traffic.conftest import APPLICATIONS, conversation, write_captures
+from tests.pipelines.traffic.conftest import APPLICATIONS, conversation
 
 VERSION = "20260101T000000-abcdef"
-
-
-@pytest.fixture(scope="session")
-def traffic(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_captures(tmp_path_factory.mktemp("traffic"), recordings=4, flows=8)
-
-
-@pytest.fixture(scope="session")
-def trained(traffic: Path) -> TrafficEdition:
-    config = TrafficConfig(threads=1).changed(
-        **{
-            "network.packets": 8,
-            "network.encoder.d_model": 24,
-            "network.encoder.layers": 2,
-            "network.epochs": 4,
-            "pretraining.enabled": False,
-            "tree.rounds": 20,
-            "tree.cuts": (1, 3),
-        }
-    )
-    data = read_labelled_flows(
-        find_captures(traffic),
-        find_labels(traffic),
-        root=traffic,
-        settings=FlowSettings(kept_packets=config.network.packets),
-    )
-    return train(Parts.of(data, honest_split(data)), data.classes, config)
 
 
 def deciding(edition: TrafficEdition, **changes: float) -> TrafficEdition:

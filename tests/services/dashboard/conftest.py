@@ -31,17 +31,10 @@ from feature_store.interactions.importers import import_dataset
 from feature_store.interactions.user_features import UserFeatureSpec
 from feature_store.online import Event, OnlineStore, connect
 from feature_store.registry import Registry
-from feature_store.traffic.flows import FlowSettings
 from feature_store.vectors import IndexSpec, VectorIndex
 from models.recommender.user_tower import UserTower
-from pipelines.traffic.config import TrafficConfig
-from pipelines.traffic.dataset import read_labelled_flows
-from pipelines.traffic.labels import find_captures, find_labels
-from pipelines.traffic.split import honest_split
-from pipelines.traffic.training import Parts, train
 from services.classify.settings import ClassifySettings
 from services.recommend.settings import ServeSettings
-from tests.pipelines.traffic.conftest import write_captures
 from tests.services.classify.conftest import deciding, publish, write_mixed
 from tests.services.recommend.conftest import make_edition
 
@@ -100,7 +93,9 @@ def picture(tmp_path: Path):
 
 
 @pytest.fixture(scope="session")
-def url(tmp_path_factory: pytest.TempPathFactory, redis_server) -> Iterator[str]:
+def url(
+    tmp_path_factory: pytest.TempPathFactory, redis_server, trained: TrafficEdition
+) -> Iterator[str]:
     """The service's address, for the whole session."""
     home = tmp_path_factory.mktemp("dashboard")
     registry = Registry(home / "registry")
@@ -130,8 +125,10 @@ def url(tmp_path_factory: pytest.TempPathFactory, redis_server) -> Iterator[str]
         tenant=tenant,
         device="cpu",
     )
-    of_traffic = reader_of_traffic(tmp_path_factory.mktemp("traffic"))
-    publish(registry, of_traffic, home / "staging-traffic")
+    reader = deciding(
+        trained, early_exit=0.97, unknown_below=0.4, network_weight=0.5, temperature=0.15
+    )
+    publish(registry, reader, home / "staging-traffic")
     watching = ClassifySettings(
         registry=str(home / "registry"), redis_url=redis_server.url, tenant=tenant
     )
@@ -144,32 +141,6 @@ def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three kinds of conversations for half a minute."""
     path = tmp_path_factory.mktemp("capture") / "afternoon.pcap"
     return write_mixed(path, flows=50, seed=7, spread_s=30.0)
-
-
-def reader_of_traffic(folder: Path) -> TrafficEdition:
-    """A small classifier, mostly a tree, of three kinds of conversations."""
-    write_captures(folder, recordings=4, flows=8)
-    config = TrafficConfig(threads=1).changed(
-        **{
-            "network.packets": 8,
-            "network.encoder.d_model": 24,
-            "network.encoder.layers": 2,
-            "network.epochs": 4,
-            "pretraining.enabled": False,
-            "tree.rounds": 20,
-            "tree.cuts": (1, 3),
-        }
-    )
-    data = read_labelled_flows(
-        find_captures(folder),
-        find_labels(folder),
-        root=folder,
-        settings=FlowSettings(kept_packets=config.network.packets),
-    )
-    edition = train(Parts.of(data, honest_split(data)), data.classes, config)
-    return deciding(
-        edition, early_exit=0.97, unknown_below=0.4, network_weight=0.5, temperature=0.15
-    )
 
 
 class running:  # noqa: N801 - used as a context manager

@@ -55,6 +55,8 @@ def test_the_map_has_every_item_and_places_those_that_are_named(client: httpx.Cl
     whole = client.get("/v1/map").raise_for_status().json()
     assert len(whole["item_ids"]) == len(whole["xy"]) == 120
     assert all(0 <= x <= 1 and 0 <= y <= 1 for x, y in whole["xy"])
+    for item_id, kind in zip(whole["item_ids"], whole["kinds"], strict=True):
+        assert kind == -1 or whole["places"][kind]["name"] in item_id
     named = client.get("/v1/map", params={"item_id": ["film-war-01", "unheard of"]}).json()
     assert named["item_ids"] == ["film-war-01"]
     assert named["places"] == []
