@@ -10,14 +10,11 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
-import orjson
 import typer
 
 from errata.cli.serve import redis_url
 from errata.console import err, out
 from errata.settings import Settings
-from feature_store.online import connect
-from feature_store.registry import Registry
 
 if TYPE_CHECKING:
     from services.classify.stream import StreamClassifier
@@ -70,8 +67,11 @@ def register(app: typer.Typer) -> None:
 
             errata classify --interface eth0
         """
+        import orjson
         import torch
 
+        from feature_store.online import connect
+        from feature_store.registry import Registry
         from services.classify import sinks
         from services.classify.loading import load_served
         from services.classify.memory import REDIS_TIMEOUT_S, TrafficMemory

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from errata.cli.options import Json, MaxRejectShare
 from errata.console import err, out, print_json
-from feature_store.interactions.dataset import Dataset
-from feature_store.interactions.importers import IMPORTERS, import_dataset
-from feature_store.interactions.rejects import RejectPolicy, Rejects
 
-_FORMATS = ", ".join(importer.name for importer in IMPORTERS)
+if TYPE_CHECKING:
+    from feature_store.interactions.dataset import Dataset
+
+_FORMATS = "recbole, movielens, lightgcn, triples, spotify_mpd, tabular"
 
 
 def register(app: typer.Typer) -> None:
@@ -57,6 +57,9 @@ def read_dataset(
     source: Path, *, format: str, max_reject_share: float, rejects_path: Path
 ) -> Dataset:
     """Import `source`; a word on standard error about rows that were left out."""
+    from feature_store.interactions.importers import import_dataset
+    from feature_store.interactions.rejects import RejectPolicy, Rejects
+
     rejects = Rejects(
         policy=RejectPolicy(max_share=max_reject_share), path=rejects_path / "rejects.jsonl"
     )

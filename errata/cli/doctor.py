@@ -9,17 +9,12 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import redis
 import typer
 from rich.table import Table
 
 from errata.cli.options import Json
 from errata.console import out, print_json
 from errata.settings import Settings
-from feature_store.online import EmbeddedRedis, EmbeddedRedisError, connect, describe
-from feature_store.online.embedded import find_server
-from feature_store.registry import Registry
-from feature_store.vectors import FaissInstallationError, faiss_build
 
 
 @dataclass(frozen=True)
@@ -68,6 +63,8 @@ def _torch() -> Finding:
 
 
 def _faiss() -> Finding:
+    from feature_store.vectors import FaissInstallationError, faiss_build
+
     try:
         build = faiss_build()
     except FaissInstallationError as error:
@@ -76,6 +73,11 @@ def _faiss() -> Finding:
 
 
 def _redis(settings: Settings) -> Finding:
+    import redis
+
+    from feature_store.online import EmbeddedRedis, EmbeddedRedisError, connect, describe
+    from feature_store.online.embedded import find_server
+
     try:
         if settings.redis_url is not None:
             version = connect(settings.redis_url, timeout_s=2.0).info("server")["redis_version"]
@@ -106,6 +108,8 @@ def _home(home: Path) -> Finding:
 
 
 def _registry(settings: Settings) -> Finding:
+    from feature_store.registry import Registry
+
     registry = Registry(settings.registry)
     found = [f"{model} {alias}" for model in registry.models() for alias in registry.aliases(model)]
     return Finding("registry", True, f"{settings.registry}: {', '.join(found) or 'empty'}")

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import redis
 import typer
 
 from errata.cli.options import Json
 from errata.cli.serve import redis_url
 from errata.console import err, out, print_json
 from errata.settings import Settings
-from feature_store.error_memory.erasure import erase_source
-from feature_store.offline import FeedbackLog, Spool
-from feature_store.online import OnlineStore, connect
+
+if TYPE_CHECKING:
+    import redis
 
 # A rewritten append-only file, or a scan of millions of keys, takes its time.
 _TIMEOUT_S = 30.0
@@ -41,6 +40,10 @@ def register(app: typer.Typer) -> None:
 
             errata forget-user 196 --json
         """
+        from feature_store.error_memory.erasure import erase_source
+        from feature_store.offline import FeedbackLog, Spool
+        from feature_store.online import OnlineStore, connect
+
         settings = Settings()
         offline = settings.offline_directory
         if catalogue is not None:
@@ -80,6 +83,8 @@ def register(app: typer.Typer) -> None:
 def _rewrite_log(client: redis.Redis) -> bool:
     """Have the append-only file rewritten, which still holds the commands that made what is gone;
     False where the server refuses (a managed one may)."""
+    import redis
+
     deadline = time.monotonic() + _TIMEOUT_S
     while time.monotonic() < deadline:
         try:

@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
-import numpy as np
-import polars as pl
-import redis
 import typer
-from numpy.typing import NDArray
 from rich.table import Table
 
-from errata import __version__
 from errata.cli.data import read_dataset
 from errata.cli.options import Json, MaxRejectShare
-from errata.cli.serve import redis_url
 from errata.console import err, out, print_json
 from errata.settings import Settings
-from feature_store.editions import RecommenderEdition
-from feature_store.editions.additions import AddedItem
-from feature_store.editions.additions import fold as fold_changes
-from feature_store.editions.indexing import IndexReport, with_tuned_index
-from feature_store.editions.recommender import MODEL_NAME
-from feature_store.online import CatalogueChanges, OnlineStore, connect
-from feature_store.online.store import HISTORY_LENGTH
-from feature_store.registry import Manifest, Registry
-from feature_store.vectors.spec import Kind
+from feature_store.registry.names import RECOMMENDER
+
+if TYPE_CHECKING:
+    from feature_store.editions.indexing import IndexReport
 
 MIN_QUERIES = 20
+# As in `feature_store.vectors.spec`, which would bring numpy and FAISS to every `errata --help`.
+Kind = Literal["flat", "hnsw", "ivf", "ivfpq"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-# (item id, interaction type), newest first.
-History = Sequence[tuple[str, str]]
 
 
 def register(app: typer.Typer) -> None:
@@ -67,7 +53,7 @@ def register(app: typer.Typer) -> None:
             ),
         ] = None,
         tenant: Annotated[str, typer.Option(help="Prefix of the keys in Redis.")] = "default",
-        model: Annotated[str, typer.Option(help="Name of the model.")] = MODEL_NAME,
+        model: Annotated[str, typer.Option(help="Name of the model.")] = RECOMMENDER,
         promote: Annotated[
             bool, typer.Option("--promote", help="Make the new version champion.")
         ] = False,
@@ -84,12 +70,17 @@ def register(app: typer.Typer) -> None:
 
             errata index build --target-recall 0.99 --data data/ --promote
         """
+        from errata.cli import index_building as building
+        from feature_store.editions import RecommenderEdition
+        from feature_store.editions.indexing import with_tuned_index
+        from feature_store.registry import Registry
+
         settings, kinds_tried = Settings(), _checked(kinds)
         registry = Registry(settings.registry, cache=settings.home / "cache" / "registry")
         directory, manifest = registry.open(model, reference)
         edition = RecommenderEdition.load(directory, device="cpu")
         if fold:
-            edition = _folded(edition, settings, tenant)
+            edition = building.folded(edition, settings, tenant)
         if data is not None:
             dataset = read_dataset(
                 data,
@@ -97,10 +88,10 @@ def register(app: typer.Typer) -> None:
                 max_reject_share=max_reject_share,
                 rejects_path=settings.home / "rejects",
             )
-            histories = _of_tables(dataset.interactions, queries, seed)
+            histories = building.histories_of_tables(dataset.interactions, queries, seed)
         else:
-            histories = _of_redis(settings, tenant, queries)
-        users = _user_vectors(edition, histories)
+            histories = building.histories_of_redis(settings, tenant, queries)
+        users = building.user_vectors(edition, histories)
         if len(users) < MIN_QUERIES:
             raise ValueError(
                 f"{len(users)} users with a history of items that {manifest.version} knows: too "
@@ -116,7 +107,7 @@ def register(app: typer.Typer) -> None:
             seed=seed,
             on_trial=lambda text: err.print(text, highlight=False),
         )
-        version = _publish(registry, directory, manifest, tuned, report)
+        version = building.publish(registry, directory, manifest, tuned, report)
         if promote:
             registry.promote(model, version, alias="champion")
         if json:
@@ -131,91 +122,6 @@ def _checked(kinds: list[str] | None) -> list[Kind] | None:
     if unknown := sorted(set(kinds or ()) - set(KINDS)):
         raise ValueError(f"--kind is one of {', '.join(KINDS)}, not {', '.join(unknown)}")
     return [kind for kind in KINDS if kind in kinds] if kinds else None
-
-
-def _folded(edition: RecommenderEdition, settings: Settings, tenant: str) -> RecommenderEdition:
-    """The edition with the changes of the catalogue, where there is a Redis that knows of any."""
-    if settings.redis_url is None and not settings.redis_directory.exists():
-        return edition
-    with redis_url(settings) as url:
-        changes = CatalogueChanges(connect(url, timeout_s=10), tenant=tenant).since(0)
-    if changes is None:
-        return edition
-    added = [AddedItem.unpack(raw) for _, raw in changes.added]
-    folded = fold_changes(edition, added, changes.withdrawn)
-    err.print(
-        f"{len(edition.catalogue):,} items, {len(folded.catalogue):,} after the changes",
-        highlight=False,
-    )
-    return folded
-
-
-def _of_redis(settings: Settings, tenant: str, queries: int) -> list[History]:
-    with redis_url(settings) as url:
-        store = OnlineStore(connect(url, timeout_s=10), tenant=tenant)
-        try:
-            known = store.users(store.sample_users(queries))
-        except redis.RedisError as error:
-            raise redis.ConnectionError(f"could not read users from Redis: {error}") from error
-    newest_first = (
-        sorted(user.events, key=lambda event: event.timestamp_ms, reverse=True) for user in known
-    )
-    return [[(event.item_id, event.type) for event in events] for events in newest_first]
-
-
-def _of_tables(interactions: pl.DataFrame, queries: int, seed: int) -> list[History]:
-    ids = interactions["user_id"].unique().sort()
-    chosen = ids.sample(min(queries, len(ids)), seed=seed)
-    kept = (
-        interactions.filter(pl.col("user_id").is_in(chosen.implode()))
-        .sort("timestamp", descending=True, nulls_last=True, maintain_order=True)
-        .group_by("user_id", maintain_order=True)
-        .head(HISTORY_LENGTH)
-        .group_by("user_id", maintain_order=True)
-        .agg("item_id", "type")
-    )
-    return [
-        list(zip(items, kinds, strict=True))
-        for items, kinds in kept.select("item_id", "type").iter_rows()
-    ]
-
-
-def _user_vectors(edition: RecommenderEdition, histories: Iterable[History]) -> NDArray[np.float32]:
-    row_of = edition.catalogue.row_of
-    events = [[(row_of.get(item, -1), kind) for item, kind in each] for each in histories]
-    weighed = edition.weigh(events)
-    known = np.diff(weighed.indptr) > 0
-    weighed = weighed[known]
-    features = np.zeros((weighed.shape[0], edition.user_features.dimension), np.float32)
-    if weighed.shape[0] == 0:
-        return np.zeros((0, edition.item_vectors.shape[1]), np.float32)
-    return edition.user_vectors(weighed, features)
-
-
-def _publish(
-    registry: Registry,
-    directory: Path,
-    manifest: Manifest,
-    edition: RecommenderEdition,
-    report: IndexReport,
-) -> str:
-    with tempfile.TemporaryDirectory() as folder:
-        staging = Path(folder) / "version"
-        edition.save(staging)
-        for name in manifest.files:  # the report, and whatever else belongs to the version
-            if not (staging / name).exists():
-                (staging / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(directory / name, staging / name)
-        published = registry.publish(
-            manifest.model,
-            staging,
-            data_fingerprint=manifest.data_fingerprint,
-            code_version=__version__,
-            config=manifest.config,
-            metrics=manifest.metrics
-            | {"index": report.to_json() | {"built_from": manifest.version}},
-        )
-    return published.version
 
 
 def _show(report: IndexReport, version: str, *, promoted: bool) -> None:

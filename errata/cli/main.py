@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterable
 from typing import Annotated
 
-import redis
 import typer
 from pydantic import ValidationError
 
@@ -29,10 +29,6 @@ from errata.cli import (
 )
 from errata.cli.interrupt import INTERRUPTED
 from errata.console import err
-from feature_store.online import EmbeddedRedisError
-from feature_store.registry import RegistryError
-from feature_store.traffic.capture import InterfaceUnavailableError, NotACaptureError
-from feature_store.vectors import FaissInstallationError
 
 app = typer.Typer(
     help="Recommendations and traffic verdicts whose mistakes are corrected online, from memory.",
@@ -59,19 +55,19 @@ doctor.register(app)
 # Typer carries its own copy of click, or imports the real one: ask it for the class.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 _BAD_INPUT = (
-    ValueError,
-    NotACaptureError,
-    InterfaceUnavailableError,
-    FileNotFoundError,
-    NotADirectoryError,
-    IsADirectoryError,
+    "builtins.ValueError",
+    "builtins.FileNotFoundError",
+    "builtins.NotADirectoryError",
+    "builtins.IsADirectoryError",
+    "feature_store.traffic.capture.NotACaptureError",
+    "feature_store.traffic.capture.InterfaceUnavailableError",
 )
 _FAILURES = (
-    RegistryError,
-    EmbeddedRedisError,
-    FaissInstallationError,
-    redis.RedisError,
-    OSError,
+    "builtins.OSError",
+    "feature_store.registry.RegistryError",
+    "feature_store.online.EmbeddedRedisError",
+    "feature_store.vectors.FaissInstallationError",
+    "redis.RedisError",
 )
 
 
@@ -122,14 +118,21 @@ def run(arguments: list[str]) -> int:
             name = ".".join(map(str, each["loc"])) or error.title
             err.print(f"[red]error:[/red] {name}: {each['msg']}", highlight=False)
         return 2
-    except _BAD_INPUT as error:
-        if debug:
+    except Exception as error:
+        bad_input = _is_one_of(error, _BAD_INPUT)
+        if debug or not (bad_input or _is_one_of(error, _FAILURES)):
             raise
-        return _complain(error, code=2)
-    except _FAILURES as error:
-        if debug:
-            raise
-        return _complain(error, code=1)
+        return _complain(error, code=2 if bad_input else 1)
+
+
+def _is_one_of(error: Exception, names: Iterable[str]) -> bool:
+    """Whether `error` is of a class that `names` has as MODULE.CLASS. A command that never
+    imported the module cannot have raised it: asking must not import what is slow."""
+    for name in names:
+        module, _, kind = name.rpartition(".")
+        if module in sys.modules and isinstance(error, getattr(sys.modules[module], kind)):
+            return True
+    return False
 
 
 def _complain(error: Exception, *, code: int) -> int:

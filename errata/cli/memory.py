@@ -7,9 +7,8 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 from rich.table import Table
 
@@ -17,13 +16,12 @@ from errata.cli.options import Json
 from errata.cli.serve import redis_url
 from errata.console import out, print_json
 from errata.settings import Settings
-from feature_store.editions.recommender import MODEL_NAME
-from feature_store.error_memory import MemoryPolicy
-from feature_store.error_memory.log import MemoryLog
-from feature_store.error_memory.outcomes import Outcomes
-from feature_store.error_memory.replica import MemoryReplica
-from feature_store.online import connect
-from feature_store.registry import Registry
+from feature_store.registry.names import RECOMMENDER
+
+if TYPE_CHECKING:
+    from feature_store.error_memory.batch import ErrorBatch
+    from feature_store.error_memory.log import MemoryLog
+    from feature_store.error_memory.replica import MemoryReplica
 
 Model = Annotated[str, typer.Option("--model", help="Name of the model.")]
 Version = Annotated[str, typer.Option("--version", help="A version, or an alias.")]
@@ -41,7 +39,7 @@ def register(app: typer.Typer) -> None:
 
     @group.command()
     def stats(
-        model: Model = MODEL_NAME,
+        model: Model = RECOMMENDER,
         version: Version = "champion",
         tenant: Tenant = "default",
         json: Json = False,
@@ -73,7 +71,7 @@ def register(app: typer.Typer) -> None:
     @group.command()
     def tail(
         n: Annotated[int, typer.Option("-n", help="How many.", min=1)] = 10,
-        model: Model = MODEL_NAME,
+        model: Model = RECOMMENDER,
         version: Version = "champion",
         tenant: Tenant = "default",
         json: Json = False,
@@ -93,13 +91,15 @@ def register(app: typer.Typer) -> None:
     @group.command()
     def explain(
         prediction_id: Annotated[str, typer.Argument(help="From an answer.")],
-        model: Model = MODEL_NAME,
+        model: Model = RECOMMENDER,
         version: Version = "champion",
         tenant: Tenant = "default",
         json: Json = False,
     ) -> None:
         """Say what the memory holds near each item of an answer that still waits for its outcome:
         the model's probability, and what it becomes."""
+        from feature_store.error_memory.outcomes import Outcomes
+
         with _log(model, version, tenant) as log:
             outcomes = Outcomes(log.client, lambda _, batch: log.append(batch), tenant=tenant)
             served = outcomes.served(prediction_id)
@@ -133,7 +133,7 @@ def register(app: typer.Typer) -> None:
         where: Annotated[
             str, typer.Option("--where", metavar="source=NAME", help="Whose entries.")
         ],
-        model: Model = MODEL_NAME,
+        model: Model = RECOMMENDER,
         version: Version = "champion",
         tenant: Tenant = "default",
     ) -> None:
@@ -150,14 +150,14 @@ def register(app: typer.Typer) -> None:
 
     @group.command()
     def off(
-        model: Model = MODEL_NAME, version: Version = "champion", tenant: Tenant = "default"
+        model: Model = RECOMMENDER, version: Version = "champion", tenant: Tenant = "default"
     ) -> None:
         """Stop correcting, in every replica; entries are still collected."""
         _decide("off", model, version, tenant)
 
     @group.command()
     def on(
-        model: Model = MODEL_NAME, version: Version = "champion", tenant: Tenant = "default"
+        model: Model = RECOMMENDER, version: Version = "champion", tenant: Tenant = "default"
     ) -> None:
         """Correct again."""
         _decide("on", model, version, tenant)
@@ -168,7 +168,7 @@ def register(app: typer.Typer) -> None:
             Path | None,
             typer.Option("--data", help="A folder of LUFlow days, to try it on.", exists=True),
         ] = None,
-        model: Model = MODEL_NAME,
+        model: Model = RECOMMENDER,
         version: Version = "champion",
         tenant: Tenant = "default",
         apply: Annotated[bool, typer.Option("--apply", help="Let every replica follow.")] = False,
@@ -215,6 +215,10 @@ def register(app: typer.Typer) -> None:
 
 @contextmanager
 def _log(model: str, version: str, tenant: str) -> Iterator[MemoryLog]:
+    from feature_store.error_memory.log import MemoryLog
+    from feature_store.online import connect
+    from feature_store.registry import Registry
+
     settings = Settings()
     resolved = Registry(settings.registry).resolve(model, version)
     with redis_url(settings) as url:
@@ -223,7 +227,9 @@ def _log(model: str, version: str, tenant: str) -> Iterator[MemoryLog]:
 
 def _replica(log: MemoryLog) -> MemoryReplica | None:
     """The memory as a replica has it, or None before the first entry."""
-    from services.recommend.memory import DEFAULT_POLICY
+    from feature_store.error_memory import MemoryPolicy
+    from feature_store.error_memory.replica import MemoryReplica
+    from services.recommend.memory_policy import DEFAULT_POLICY
 
     first = next(log.entries(), None)
     if first is None:
@@ -245,7 +251,9 @@ def _decide(kind: str, model: str, version: str, tenant: str) -> None:
     out.print(f"{model} {log.version}: {kind}")
 
 
-def _rows(batch: Any) -> list[dict[str, Any]]:
+def _rows(batch: ErrorBatch) -> list[dict[str, Any]]:
+    import numpy as np
+
     return [
         {
             "time": datetime.fromtimestamp(int(when) / 1e3, UTC).isoformat(timespec="seconds"),

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 ConfigFile = Annotated[
@@ -29,8 +28,12 @@ def parse_overrides(assignments: list[str] | None) -> dict[str, Any]:
     Raises:
         ValueError: not of the form KEY=VALUE.
     """
+    if not assignments:
+        return {}
+    import yaml
+
     parsed = {}
-    for assignment in assignments or []:
+    for assignment in assignments:
         name, separator, value = assignment.partition("=")
         if not separator or not name:
             raise ValueError(f"--set takes KEY=VALUE, not '{assignment}'")

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markdown import Markdown
 from rich.table import Column, Table
 
 from errata.cli.options import Json
 from errata.console import out, print_json
 from errata.settings import Settings
-from feature_store.editions.recommender import MODEL_NAME
-from feature_store.registry import Registry
+from feature_store.registry.names import RECOMMENDER
+
+if TYPE_CHECKING:
+    from feature_store.registry import Registry
 
 MODEL_CARD = "model_card.md"
 Model = Annotated[str, typer.Option("--model", help="Name of the model.")]
@@ -28,7 +29,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="registry")
 
     @group.command("list")
-    def list_(model: Model = MODEL_NAME, json: Json = False) -> None:
+    def list_(model: Model = RECOMMENDER, json: Json = False) -> None:
         """List the versions, oldest first."""
         registry = _registry()
         aliases = registry.aliases(model)
@@ -70,13 +71,15 @@ def register(app: typer.Typer) -> None:
         out.print(table)
 
     @group.command()
-    def show(reference: Reference, model: Model = MODEL_NAME) -> None:
+    def show(reference: Reference, model: Model = RECOMMENDER) -> None:
         """Print a version's manifest as JSON."""
         print_json(_registry().manifest(model, reference).model_dump(mode="json"))
 
     @group.command()
-    def card(reference: Reference = "champion", model: Model = MODEL_NAME) -> None:
+    def card(reference: Reference = "champion", model: Model = RECOMMENDER) -> None:
         """Print a version's model card: how it was measured, and what was found."""
+        from rich.markdown import Markdown
+
         directory, manifest = _registry().open(model, reference)
         path = directory / MODEL_CARD
         if not path.exists():
@@ -87,7 +90,7 @@ def register(app: typer.Typer) -> None:
         out.print(Markdown(path.read_text()))
 
     @group.command()
-    def verify(reference: Reference = "champion", model: Model = MODEL_NAME) -> None:
+    def verify(reference: Reference = "champion", model: Model = RECOMMENDER) -> None:
         """Check every file of a version against its SHA-256."""
         directory, manifest = _registry().open(model, reference)
         out.print(
@@ -96,18 +99,22 @@ def register(app: typer.Typer) -> None:
         )
 
     @group.command()
-    def promote(reference: Reference, model: Model = MODEL_NAME, alias: Alias = "champion") -> None:
+    def promote(
+        reference: Reference, model: Model = RECOMMENDER, alias: Alias = "champion"
+    ) -> None:
         """Point an alias at a version, once its files are verified."""
         registry = _registry()
         registry.promote(model, registry.resolve(model, reference), alias=alias)
         out.print(f"{alias} → {registry.resolve(model, alias)}")
 
     @group.command()
-    def rollback(model: Model = MODEL_NAME, alias: Alias = "champion") -> None:
+    def rollback(model: Model = RECOMMENDER, alias: Alias = "champion") -> None:
         """Point an alias back at the version before."""
         out.print(f"{alias} → {_registry().rollback(model, alias=alias)}")
 
 
 def _registry() -> Registry:
+    from feature_store.registry import Registry
+
     settings = Settings()
     return Registry(settings.registry, cache=settings.home / "cache" / "registry")

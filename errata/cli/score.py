@@ -15,11 +15,10 @@ from errata.cli.options import Json
 from errata.cli.serve import redis_url
 from errata.console import out, print_json
 from errata.settings import Settings
-from feature_store.editions.recommender import MODEL_NAME as RECOMMENDER
-from feature_store.editions.traffic import MODEL_NAME as TRAFFIC
-from feature_store.registry import Registry
+from feature_store.registry.names import RECOMMENDER, TRAFFIC
 
 if TYPE_CHECKING:
+    from feature_store.registry import Registry
     from pipelines.scoring.inputs import InputFile
     from pipelines.scoring.job import Engine, Job, Summary
 
@@ -211,4 +210,6 @@ def _cache(settings: Settings) -> Path:
 
 
 def _registry(settings: Settings) -> Registry:
+    from feature_store.registry import Registry
+
     return Registry(settings.registry, cache=_cache(settings))

@@ -7,18 +7,17 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import redis
 import typer
-import yaml
 
 from errata import __version__
 from errata.cli.options import ConfigFile, Overrides, parse_overrides
 from errata.console import err
 from errata.settings import Settings
-from feature_store.online import EmbeddedRedis, connect, describe
-from services.access import JsonFormatter
+
+if TYPE_CHECKING:
+    import redis
 
 
 def register(app: typer.Typer) -> None:
@@ -55,6 +54,7 @@ def register(app: typer.Typer) -> None:
             errata serve --port 8000      # the dashboard is at http://127.0.0.1:8000, docs at /docs
         """
         from errata.application import application
+        from feature_store.online import describe
         from services.classify.settings import ClassifySettings, Watch
         from services.recommend.settings import ServeSettings
         from services.recommend.workers import serve as run
@@ -65,7 +65,7 @@ def register(app: typer.Typer) -> None:
 
         settings = Settings()
         log_to_stderr(settings)
-        with redis_url(settings) as url:
+        with redis_url(settings, must_answer=False) as url:
             serving = ServeSettings.model_validate(
                 read_settings(config, parse_overrides(overrides))
                 | {
@@ -97,7 +97,8 @@ def register(app: typer.Typer) -> None:
                 code_version=__version__,
             )
             build = functools.partial(application, traffic=traffic)
-            run(serving, build=build, host=host, port=port, workers=workers)
+            log = functools.partial(log_to_stderr, settings)
+            run(serving, build=build, host=host, port=port, workers=workers, prepare=log)
 
 
 def read_settings(file: Path | None, overrides: dict[str, Any]) -> dict[str, Any]:
@@ -106,6 +107,8 @@ def read_settings(file: Path | None, overrides: dict[str, Any]) -> dict[str, Any
     Raises:
         ValueError: the file is no mapping, or an override goes into something that is none.
     """
+    import yaml
+
     try:
         settings = {} if file is None else yaml.safe_load(file.read_text()) or {}
     except yaml.YAMLError as error:
@@ -125,6 +128,8 @@ def read_settings(file: Path | None, overrides: dict[str, Any]) -> dict[str, Any
 
 def log_to_stderr(settings: Settings) -> None:
     """Log lines as the environment wants them."""
+    from services.access import JsonFormatter
+
     text = logging.Formatter("%(asctime)s %(levelname)s [%(process)d] %(message)s")
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if settings.log_format == "json" else text)
@@ -132,17 +137,35 @@ def log_to_stderr(settings: Settings) -> None:
 
 
 @contextmanager
-def redis_url(settings: Settings) -> Iterator[str]:
+def redis_url(settings: Settings, *, must_answer: bool = True) -> Iterator[str]:
     """The named server, checked, or an embedded one for the length of the block.
 
+    Args:
+        settings: name the server, or do not.
+        must_answer: a named server that is away is an error; otherwise a warning, for what goes on
+            without it and finds it again. One that answers and refuses is always an error.
+
     Raises:
-        redis.RedisError: the named server does not answer.
+        redis.RedisError: the named server does not answer, or refuses.
         EmbeddedRedisError: no embedded one could be started.
     """
+    import redis
+
+    from feature_store.online import EmbeddedRedis, connect, describe
+
     if settings.redis_url is not None:
         try:
             connect(settings.redis_url, timeout_s=2.0).ping()
         except redis.RedisError as error:
+            if not must_answer and _is_away(error):
+                err.print(
+                    f"[yellow]no Redis answers at {describe(settings.redis_url)}[/yellow]: serving "
+                    "without what users did; it is taken up as soon as it answers",
+                    highlight=False,
+                    soft_wrap=True,
+                )
+                yield settings.redis_url
+                return
             raise redis.ConnectionError(
                 f"no Redis answers at ERRATA_REDIS_URL={describe(settings.redis_url)} ({error}). "
                 "Start it, correct the URL, or unset it for an embedded one."
@@ -151,3 +174,12 @@ def redis_url(settings: Settings) -> Iterator[str]:
         return
     with EmbeddedRedis(settings.redis_directory) as server:
         yield server.url
+
+
+def _is_away(error: redis.RedisError) -> bool:
+    """Whether the server may yet come: nobody answers, or it still reads its files."""
+    import redis
+
+    refuses = redis.AuthenticationError | redis.exceptions.AuthorizationError
+    away = redis.ConnectionError | redis.TimeoutError
+    return isinstance(error, away) and not isinstance(error, refuses)

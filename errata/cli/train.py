@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.markdown import Markdown
 
 from errata import __version__
 from errata.cli.data import read_dataset
@@ -14,16 +14,20 @@ from errata.cli.interrupt import ends_promptly
 from errata.cli.options import ConfigFile, Json, MaxRejectShare, Overrides, parse_overrides
 from errata.console import err, out, print_json
 from errata.settings import Settings
-from feature_store.editions.recommender import MODEL_NAME
-from feature_store.interactions.dataset import Dataset
-from feature_store.offline import FeedbackLog
-from feature_store.registry import Registry
-from feature_store.traffic.features import Tier
+from feature_store.registry.names import RECOMMENDER, TRAFFIC
 
 if TYPE_CHECKING:
+    from feature_store.interactions.dataset import Dataset
     from pipelines.traffic.config import TrafficConfig
 
-TRAFFIC = "traffic"
+
+class TierName(StrEnum):
+    """As in `feature_store.traffic.features`, which would bring numba to every `errata --help`."""
+
+    T0 = "T0"
+    T1 = "T1"
+    T2 = "T2"
+
 
 Data = Annotated[
     Path,
@@ -72,6 +76,8 @@ def register(app: typer.Typer) -> None:
 
             errata train recommender --data data/ --set towers.epochs=20 --promote
         """
+        from feature_store.offline import FeedbackLog
+        from feature_store.registry import Registry
         from pipelines.progress import Terminal
         from pipelines.recommender.config import RecommenderConfig
         from pipelines.recommender.feedback import with_feedback
@@ -99,7 +105,7 @@ def register(app: typer.Typer) -> None:
             )
         version = done.manifest.version
         if promote:
-            registry.promote(MODEL_NAME, version, alias="champion")
+            registry.promote(RECOMMENDER, version, alias="champion")
         if json:
             print_json({"version": version, "promoted": promote, **to_json(done.evaluations)})
             return
@@ -177,6 +183,9 @@ def register(app: typer.Typer) -> None:
 
             torchrun --standalone --nproc-per-node 2 -m errata train traffic --data captures/
         """
+        from rich.markdown import Markdown
+
+        from feature_store.registry import Registry
         from pipelines.distributed import process_group
         from pipelines.progress import Terminal
         from pipelines.traffic.pipeline import run_together
@@ -224,7 +233,7 @@ def register(app: typer.Typer) -> None:
         ] = "honest",
         seeds: Annotated[int, typer.Option(min=1, help="Trainings, each with another seed.")] = 1,
         tier: Annotated[
-            list[Tier] | None,
+            list[TierName] | None,
             typer.Option("--tier", help="Tiers to train at; repeat it. T0 and T1 by default."),
         ] = None,
         config: ConfigFile = None,
@@ -238,6 +247,9 @@ def register(app: typer.Typer) -> None:
         errata evaluate traffic --data captures/ --seeds 5
         """
         del protocol  # there is one, and it must be possible to name it
+        from rich.markdown import Markdown
+
+        from feature_store.traffic.features import Tier
         from pipelines.progress import Terminal
         from pipelines.traffic.pipeline import measure
 
@@ -246,7 +258,7 @@ def register(app: typer.Typer) -> None:
                 data,
                 _traffic_config(config, overrides, labels),
                 seeds=seeds,
-                tiers=tuple(tier or (Tier.T0, Tier.T1)),
+                tiers=tuple(Tier(each) for each in tier or (TierName.T0, TierName.T1)),
                 reporter=Terminal(),
             )
         if card is not None:

@@ -24,10 +24,11 @@ from feature_store.interactions.catalogue import Catalogue
 from feature_store.interactions.content import ContentSpec
 from feature_store.interactions.history import HistoryPolicy
 from feature_store.interactions.user_features import UserFeatureSpec
+from feature_store.registry.names import RECOMMENDER
 from feature_store.vectors import RowFilter, SideIndex, VectorIndex
 from models.recommender.user_tower import Histories, UserTower, contributions
 
-MODEL_NAME = "recommender"
+MODEL_NAME = RECOMMENDER
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 

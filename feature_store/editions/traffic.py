@@ -17,13 +17,14 @@ from safetensors.torch import load_file, save_file
 
 from feature_store.editions.forest import Forest, UnsupportedTreeError
 from feature_store.error_memory import KeySpace
+from feature_store.registry.names import TRAFFIC
 from feature_store.traffic.features import Tier, feature_table, flow_features
 from feature_store.traffic.flows import FlowBatch
 from models.traffic.classifier import TrafficClassifier
 from models.traffic.embedding import EmbeddingConfig, FlowEmbedding, FlowTensors
 from models.traffic.encoder import EncoderConfig, TrafficEncoder
 
-MODEL_NAME = "traffic"
+MODEL_NAME = TRAFFIC
 UNKNOWN = "unknown"
 FloatArray = NDArray[np.float32]
 

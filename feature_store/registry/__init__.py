@@ -2,7 +2,8 @@
 
 Enter through `Registry`. A version is an immutable directory whose manifest names the SHA-256 of
 every file; an alias (`champion`, `challenger`) is one small file that moves atomically, so a
-reader never sees half a version and a rollback is a move of the alias.
+reader never sees half a version and a rollback is a move of the alias. `names.py` has the names of
+the models.
 """
 
 from feature_store.registry.manifest import FileEntry, Manifest

@@ -19,6 +19,7 @@ from feature_store.error_memory.replica import MemoryReplica
 from feature_store.interactions.history import NEGATIVE_SIGNALS
 from feature_store.offline import FeedbackRecord
 from services.recommend.assortment import Assortment
+from services.recommend.memory_policy import DEFAULT_POLICY
 from services.recommend.predictions import PredictionKeeper
 from services.recommend.ranking import Candidates
 
@@ -29,25 +30,6 @@ FloatArray = NDArray[np.float32]
 CORRECTED = 256
 # Positions whose outcome can still be learned from.
 REMEMBERED = 20
-# Below this many counted outcomes the memory watches and does not speak.
-PROBATION = 200
-
-DEFAULT_POLICY = MemoryPolicy.model_validate(
-    {
-        "probation": PROBATION,
-        "base_prior": 0.5,
-        "learning_rate": 0.05,
-        "evidence": 3.0,
-        "source_share": 0.05,
-        "source_slots": 0.25,
-        "kernels": [
-            {"beta": beta, "half_life": half_life, "gamma": 0.0}
-            for beta in (3, 30)
-            for half_life in (1_000, 20_000)
-        ],
-        "sketches": [{"bits": 0, "half_life": 2_000, "gamma": 0.0}],
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)

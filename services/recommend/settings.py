@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from feature_store.editions.recommender import MODEL_NAME
+from feature_store.registry.names import RECOMMENDER
 
 DEFAULT_CATALOGUE = "default"
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
@@ -67,7 +67,7 @@ class CatalogueSettings(_Settings):
         rules: business rules.
     """
 
-    model: str = MODEL_NAME
+    model: str = RECOMMENDER
     alias: str = "champion"
     challenger: str | None = None
     challenger_share: float = Field(0.0, ge=0, le=1)
@@ -119,7 +119,7 @@ class ServeSettings(_Settings):
     registry: str
     redis_url: str
     offline: Path
-    model: str = MODEL_NAME
+    model: str = RECOMMENDER
     alias: str = "champion"
     tenant: str = "default"
     catalogues: dict[Name, CatalogueSettings] = {}

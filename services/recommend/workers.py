@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Build = Callable[[ServeSettings], "FastAPI"]
+Prepare = Callable[[], None]
 # A worker that dies again and again is started with this much pause.
 RESTART_PAUSE_S = 1.0
 _POLL_S = 0.1
@@ -31,8 +32,19 @@ _POLL_S = 0.1
 SWITCH_INTERVAL_S = 0.0005
 
 
-def serve(settings: ServeSettings, *, build: Build, host: str, port: int, workers: int = 1) -> None:
+def serve(
+    settings: ServeSettings,
+    *,
+    build: Build,
+    host: str,
+    port: int,
+    workers: int = 1,
+    prepare: Prepare | None = None,
+) -> None:
     """Serve what `build`, a function of a module, makes of the settings in every worker.
+
+    `prepare`, a function of a module, is called first in every process but this one: a new process
+    knows nothing of how this one logs.
 
     SIGTERM or SIGINT ends it; what was taken is finished. What the application has in
     `app.state.ends_at_exit` is called at the signal: for streams that never end by themselves.
@@ -51,12 +63,14 @@ def serve(settings: ServeSettings, *, build: Build, host: str, port: int, worker
         # Read by prometheus_client when a worker imports it.
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
         try:
-            _supervise(settings, build, host, port, workers)
+            _supervise(settings, build, host, port, workers, prepare or _log_plainly)
         finally:
             del os.environ["PROMETHEUS_MULTIPROC_DIR"]
 
 
-def _supervise(settings: ServeSettings, build: Build, host: str, port: int, workers: int) -> None:
+def _supervise(
+    settings: ServeSettings, build: Build, host: str, port: int, workers: int, prepare: Prepare
+) -> None:
     reserved = _bind(host, port, shared=True)  # keeps the port while no worker listens
     port = reserved.getsockname()[1]
     # A request is small: a pool of threads per operation costs more than it brings.
@@ -71,7 +85,8 @@ def _supervise(settings: ServeSettings, build: Build, host: str, port: int, work
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def start() -> BaseProcess:
-        process = context.Process(target=_work, args=(settings, build, host, port), daemon=True)
+        work = (settings, build, host, port, prepare)
+        process = context.Process(target=_work, args=work, daemon=True)
         process.start()
         return process
 
@@ -102,13 +117,17 @@ def _supervise(settings: ServeSettings, build: Build, host: str, port: int, work
         reserved.close()
 
 
-def _work(settings: ServeSettings, build: Build, host: str, port: int) -> None:
+def _work(settings: ServeSettings, build: Build, host: str, port: int, prepare: Prepare) -> None:
     """A worker's whole life."""
     _die_with_parent()
+    prepare()
+    _serve_one(settings, build, _listen(host, port, shared=True))
+
+
+def _log_plainly() -> None:
     logging.basicConfig(
         level=logging.WARNING, format=f"%(asctime)s %(levelname)s [{os.getpid()}] %(message)s"
     )
-    _serve_one(settings, build, _listen(host, port, shared=True))
 
 
 def _serve_one(settings: ServeSettings, build: Build, listener: socket.socket) -> None:

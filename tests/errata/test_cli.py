@@ -159,9 +159,9 @@ def test_doctor_says_what_to_do_about_a_dead_redis(monkeypatch, capsys):
     assert "ERRATA_REDIS_URL" in capsys.readouterr().out
 
 
-def test_serve_with_a_dead_named_redis_fails_at_once(monkeypatch, capsys):
+def test_a_command_that_needs_redis_fails_at_once_where_the_named_one_is_dead(monkeypatch, capsys):
     monkeypatch.setenv("ERRATA_REDIS_URL", "redis://127.0.0.1:1")
-    assert run(["serve"]) == 1
+    assert run(["forget-user", "u1"]) == 1
     assert "127.0.0.1:1" in capsys.readouterr().err
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from feature_store.error_memory.log import MemoryLog
 from feature_store.offline import FeedbackLog
-from services.recommend.memory import DEFAULT_POLICY
+from services.recommend.memory_policy import DEFAULT_POLICY
 
 from .conftest import publish, serving
 

@@ -1,0 +1,4 @@
+"""The names under which models are published."""
+
+RECOMMENDER = "recommender"
+TRAFFIC = "traffic"
