@@ -155,7 +155,7 @@ class OnlineStore:
         answers: Any = self._read(keys=keys, args=[HISTORY_LENGTH - 1])
         return [
             OnlineUser(
-                events=[Event(*each) for each in orjson.loads(history)],
+                events=list(map(Event._make, orjson.loads(history))),
                 features=orjson.loads(features) if features else {},
                 hidden=tuple(item_id.decode() for item_id in hidden),
             )

@@ -18,10 +18,10 @@ from feature_store.editions.additions import AddedItem, place
 from feature_store.interactions.catalogue import Catalogue
 from feature_store.vectors import RowFilter
 from services.problems import ProblemError
+from services.recommend.item_texts import ItemTexts, text_of
 from services.recommend.settings import Where
 
 REMEMBERED_FILTERS = 256
-REMEMBERED_ITEMS = 200_000
 _AFTER_SCORE = b',"reasons":null,"corrections":null},'
 
 
@@ -45,6 +45,7 @@ class Assortment:
     Attributes:
         edition: whose index searches the added rows too and never returns withdrawn ones.
         base: the edition as it was published.
+        texts: what answers say of its items.
     """
 
     def __init__(
@@ -53,9 +54,10 @@ class Assortment:
         *,
         added: Sequence[AddedItem] = (),
         withdrawn: Iterable[str] = (),
+        texts: ItemTexts | None = None,
     ) -> None:
         """Added items that the edition has, and those that nothing says where to place, are left
-        out."""
+        out. `texts`: of the edition, where they are written already."""
         catalogue = edition.catalogue
         self.base = edition
         self.n_base = len(catalogue)
@@ -86,7 +88,10 @@ class Assortment:
         self.edition = edition
         self._filters: OrderedDict[object, RowFilter] = OrderedDict()
         self._lock = threading.Lock()
-        self._written: dict[int, bytes] = {}
+        self.texts = texts or ItemTexts(self.base)
+        self._added_texts = [
+            text_of(item.item_id, item.item_type, item.title) for item in self.added
+        ]
         columns = edition.content.text_columns
         self._titles = edition.items[columns[0]] if columns else None
 
@@ -160,26 +165,22 @@ class Assortment:
         ]
 
     def written(self, rows: list[int], scores: list[float]) -> bytes:
-        """`described` as a JSON array, without reasons; an item's own part is written once."""
+        """`described` as a JSON array, without reasons."""
         if not rows:
             return b"[]"
-        known = self._written
-        try:
-            own = [known[row] for row in rows]
-        except KeyError:
-            known = self._write(rows)
-            own = [known[row] for row in rows]
         numbers = orjson.dumps(scores)[1:-1].split(b",")
-        return b"[" + _AFTER_SCORE.join(map(add, own, numbers)) + _AFTER_SCORE[:-1] + b"]"
+        return (
+            b"[" + _AFTER_SCORE.join(map(add, self._own(rows), numbers)) + _AFTER_SCORE[:-1] + b"]"
+        )
 
-    def _write(self, rows: list[int]) -> dict[int, bytes]:
-        known = self._written if len(self._written) < REMEMBERED_ITEMS else {}
-        missing = [row for row in rows if row not in known]
-        for row, item in zip(missing, self.described(missing, [0.0] * len(missing)), strict=True):
-            del item["score"]
-            known[row] = orjson.dumps(item)[:-1] + b',"score":'
-        self._written = known
-        return known
+    def _own(self, rows: list[int]) -> list[bytes]:
+        if not self.added:
+            return self.texts.of(rows)
+        n = self.n_base
+        of_base = dict(
+            zip(rows, self.texts.of([row if row < n else 0 for row in rows]), strict=True)
+        )
+        return [of_base[row] if row < n else self._added_texts[row - n] for row in rows]
 
     def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """The item vectors of `rows`, (len(rows), d + r)."""

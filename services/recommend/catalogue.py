@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
+import random
 import time
 import uuid
 from collections.abc import Sequence
@@ -30,6 +30,7 @@ from feature_store.online import (
 from feature_store.registry import Registry, RegistryError
 from feature_store.vectors import single_threaded
 from services.problems import ProblemError
+from services.recommend.item_texts import ItemTexts
 from services.recommend.loading import Served, load_served
 from services.recommend.memory import Memories, MemoryStage
 from services.recommend.predictions import PredictionKeeper
@@ -185,7 +186,8 @@ class CatalogueService:
         serving = self._arms.get(arm)
         if serving is not None and serving.wanted == wanted:
             if changed:
-                served = self._prepare(serving.assortment.base, serving.version)
+                assortment = serving.assortment
+                served = self._prepare(assortment.base, serving.version, assortment.texts)
                 self._switch(arm, served.instead_of(serving))
             return
         served = load_served(
@@ -202,7 +204,9 @@ class CatalogueService:
             )
         self._switch(arm, served)
 
-    def _prepare(self, edition: RecommenderEdition, version: str) -> Served:
+    def _prepare(
+        self, edition: RecommenderEdition, version: str, texts: ItemTexts | None = None
+    ) -> Served:
         """What serves of an edition: the place where corrections of the model come in."""
         return Served.of(
             edition,
@@ -212,6 +216,7 @@ class CatalogueService:
             added=_unpacked(self._changes),
             withdrawn=self._changes.withdrawn,
             memory=lambda assortment: self._memories.stage(assortment, version),
+            texts=texts,
         )
 
     def _switch(self, arm: str, served: Served) -> None:
@@ -547,9 +552,14 @@ COUNTED_TYPES = frozenset(
 )
 
 
+# Seeded by the system when the process starts: `uuid4` asks the system each time, and gives the
+# interpreter away for it.
+_random = random.Random()
+
+
 def _unique(n: int) -> list[str]:
     """Names that nothing else will have, 128 random bits each."""
-    bits = os.urandom(16 * n).hex()
+    bits = f"{_random.getrandbits(128 * n):0{32 * n}x}" if n else ""
     return [bits[start : start + 32] for start in range(0, 32 * n, 32)]
 
 

@@ -13,6 +13,7 @@ from feature_store.editions.additions import AddedItem
 from feature_store.registry import Registry, RegistryError
 from feature_store.vectors import RowFilter
 from services.recommend.assortment import Assortment
+from services.recommend.item_texts import ItemTexts
 from services.recommend.ranking import Stage, stages_of
 from services.recommend.settings import Rules
 
@@ -46,9 +47,10 @@ class Served:
         added: Sequence[AddedItem] = (),
         withdrawn: Sequence[str] = (),
         memory: Callable[[Assortment], Stage] | None = None,
+        texts: ItemTexts | None = None,
     ) -> Served:
         """A version with its rules and the changes to its catalogue."""
-        assortment = Assortment(edition, added=added, withdrawn=withdrawn)
+        assortment = Assortment(edition, added=added, withdrawn=withdrawn, texts=texts)
         rules = rules or Rules()
         corrections = () if memory is None else (memory(assortment),)
         stages = stages_of(rules, assortment, corrections)
