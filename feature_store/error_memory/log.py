@@ -27,19 +27,39 @@ SEEN_PERIOD_S = 3 * 86_400
 _FETCHED = 512
 
 # One round trip, atomic: an id counts once, the rest becomes one message, the stream stays capped.
+# Ids are looked up many at a time: a call a piece would cost more than all the rest.
 _APPEND = """
 local header, size, cap, period = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local records, ids = ARGV[5], ARGV[6]
 local now = tonumber(redis.call('TIME')[1])
 local current = KEYS[1] .. ':seen:' .. math.floor(now / period)
 local before = KEYS[1] .. ':seen:' .. (math.floor(now / period) - 1)
-local parts, n, total = {header}, 0, #records / size
-for i = 0, total - 1 do
-  local id = string.sub(ids, i * 8 + 1, i * 8 + 8)
-  if id == '\\0\\0\\0\\0\\0\\0\\0\\0' or
-      (redis.call('SISMEMBER', before, id) == 0 and redis.call('SADD', current, id) == 1) then
-    n = n + 1
-    parts[n + 1] = string.sub(records, i * size + 1, (i + 1) * size)
+local none, total, together = '\\0\\0\\0\\0\\0\\0\\0\\0', #records / size, 1000
+local kept, here = {}, {}
+for first = 1, total, together do
+  local names, new = {}, {}
+  for i = first, math.min(first + together - 1, total) do
+    names[#names + 1] = string.sub(ids, i * 8 - 7, i * 8)
+  end
+  local earlier = redis.call('SMISMEMBER', before, unpack(names))
+  local lately = redis.call('SMISMEMBER', current, unpack(names))
+  for i, id in ipairs(names) do
+    if id == none then
+      kept[#kept + 1] = first + i - 1
+    elseif earlier[i] == 0 and lately[i] == 0 and not here[id] then
+      here[id] = true
+      new[#new + 1] = id
+      kept[#kept + 1] = first + i - 1
+    end
+  end
+  if #new > 0 then redis.call('SADD', current, unpack(new)) end
+end
+local n, parts = #kept, {header}
+if n == total then
+  parts[2] = records
+else
+  for i, place in ipairs(kept) do
+    parts[i + 1] = string.sub(records, (place - 1) * size + 1, place * size)
   end
 end
 if n == 0 then return {0, 0} end
