@@ -10,6 +10,7 @@ Records are of one size, so that those of a batch can be filtered without being 
 from __future__ import annotations
 
 import struct
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ class CorruptEntryError(ValueError):
     """Bytes that are no entries of this memory."""
 
 
+@cache
 def record_type(*, d: int, n_classes: int, n_losses: int) -> np.dtype[np.void]:
     """The record as a numpy type."""
     return np.dtype(
