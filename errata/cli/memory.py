@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from errata.cli.evaluate_memory import Kind, open_subject
 from errata.cli.options import Json
 from errata.cli.serve import redis_url
 from errata.console import out, print_json
 from errata.settings import Settings
-from feature_store.registry.names import RECOMMENDER
+from feature_store.registry.names import RECOMMENDER, TRAFFIC
 
 if TYPE_CHECKING:
     from feature_store.error_memory.batch import ErrorBatch
@@ -166,7 +167,11 @@ def register(app: typer.Typer) -> None:
     def tune(
         data: Annotated[
             Path | None,
-            typer.Option("--data", help="A folder of LUFlow days, to try it on.", exists=True),
+            typer.Option(
+                "--data",
+                help="Tables of interactions, labelled captures, or a folder of LUFlow days.",
+                exists=True,
+            ),
         ] = None,
         model: Model = RECOMMENDER,
         version: Version = "champion",
@@ -176,41 +181,57 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Choose a policy by replaying the entries that are kept, oldest first, or switch off.
 
-        Every candidate predicts before it learns. With --data the stream is a folder of labelled
-        flows in place of the served version's own entries; nothing is applied then.
+        Every candidate predicts before it learns. Classes are judged by log loss; scores by AUC,
+        and their log loss must not be worse. With --data the version sees the stream of a folder in
+        place of its own entries; with --apply what comes out holds for the served version.
         """
         from pipelines.memory.luflow import frozen_stream, load_days
         from pipelines.memory.stream import of_entries
         from pipelines.memory.tuning import tune as choose
         from pipelines.progress import Terminal
 
-        if data is not None:
+        if data is not None and _holds_days(data):
+            if apply:
+                raise ValueError("--apply: these days are seen by a network of their own")
             days = load_days(data, most=3)
             stream = frozen_stream(days, train_day=0, seed=0)[days.day == 1]
             tuning = choose(stream, delays=(256, 10_240), reporter=Terminal())
+        elif data is not None:
+            kind: Kind = "traffic" if model == TRAFFIC else "recommender"
+            stream = open_subject(kind, version, data, reporter=Terminal()).stream
+            tuning = choose(stream, delays=(256,), reporter=Terminal())
         else:
             with _log(model, version, tenant) as log:
                 stream = of_entries([batch for _, batch in log.entries()])
-                tuning = choose(stream, delays=(256,), reporter=Terminal())
-                if apply:
-                    log.decide("policy", **tuning.policy.model_dump(mode="json"))
-        best = max(tuning.trials, key=lambda trial: trial.gain)
+            tuning = choose(stream, delays=(256,), reporter=Terminal())
+        if apply:
+            with _log(model, version, tenant) as log:
+                log.decide("policy", **tuning.policy.model_dump(mode="json"))
+        best = tuning.best
         facts = {
             "events": len(stream),
             "enabled": tuning.policy.enabled,
-            "gain": best.gain,
-            "interval": [best.lower, best.upper],
+            "judged_by": "log_loss" if best.auc is None else "auc",
+            "gain": best.gain.mean,
+            "interval": [best.gain.lower, best.gain.upper],
+            "log_loss_saved": best.log_loss.mean,
             "policy": tuning.policy.model_dump(mode="json"),
         }
         if json:
             print_json(facts)
             return
         verdict = "on" if tuning.policy.enabled else "off: no candidate's gain is certain"
+        worth = "saves log loss" if best.auc is None else "gains AUC"
         out.print(
-            f"{len(stream):,} events; the best candidate lowers the log loss by {best.gain:.5f} "
-            f"[{best.lower:.5f}, {best.upper:.5f}]: {verdict}",
+            f"{len(stream):,} events; the best candidate {worth} by {best.gain.mean:.5f} "
+            f"[{best.gain.lower:.5f}, {best.gain.upper:.5f}]: {verdict}",
             highlight=False,
         )
+
+
+def _holds_days(folder: Path) -> bool:
+    """Whether this is a folder of LUFlow days: `YYYY.MM.DD.zip` or `.csv`."""
+    return any(folder.glob("[12][0-9][0-9][0-9].[01][0-9].[0-3][0-9].*"))
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from errata import __version__
+from errata.cli import evaluate_memory
 from errata.cli.data import read_dataset
 from errata.cli.interrupt import ends_promptly
 from errata.cli.options import ConfigFile, Json, MaxRejectShare, Overrides, parse_overrides
@@ -53,6 +54,7 @@ def register(app: typer.Typer) -> None:
     evaluation = typer.Typer(help="Measure a model against baselines.", no_args_is_help=True)
     app.add_typer(training, name="train")
     app.add_typer(evaluation, name="evaluate")
+    evaluate_memory.register(evaluation)
 
     @training.command("recommender")
     def train_recommender(

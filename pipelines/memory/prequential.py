@@ -41,10 +41,18 @@ def batches(n: int, *, delay: int, batch: int = BATCH) -> Iterator[tuple[slice, 
         known = arrived
 
 
-def replay(stream: Stream, policy: MemoryPolicy, *, delay: int, batch: int = BATCH) -> Replay:
-    """Run `stream` through an empty memory."""
+def replay(
+    stream: Stream,
+    policy: MemoryPolicy,
+    *,
+    delay: int,
+    batch: int = BATCH,
+    memory: ErrorMemory | None = None,
+) -> Replay:
+    """Run `stream` through `memory`, or an empty one."""
     n, n_classes = stream.labels.shape
-    memory = ErrorMemory(policy, d=stream.keys.shape[1], n_classes=n_classes)
+    if memory is None:
+        memory = ErrorMemory(policy, d=stream.keys.shape[1], n_classes=n_classes)
     corrected = np.empty((n, n_classes), np.float32)
     losses = np.empty((n, policy.n_experts + 1), np.float32)
     contexts = np.zeros(n, np.int64)

@@ -11,33 +11,53 @@ from numpy.typing import NDArray
 
 from feature_store.error_memory import MemoryPolicy, named_policy
 from feature_store.error_memory.mixture import log_losses
+from pipelines.memory.intervals import Gain, over_blocks
+from pipelines.memory.metrics import auc
 from pipelines.memory.prequential import replay
 from pipelines.memory.stream import Stream
 from pipelines.progress import Reporter, Silent
 
-_BLOCKS = 50
+FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One candidate on the validation stream.
+    """One candidate on the validation stream, each gain averaged over the delays.
 
     Attributes:
-        gain: mean log loss of the base minus the candidate's, averaged over the delays.
-        lower, upper: 95 % interval of the gain, from blocks of time.
+        log_loss: the base's minus the candidate's.
+        auc: the candidate's minus the base's; None for classes.
     """
 
     policy: MemoryPolicy
-    gain: float
-    lower: float
-    upper: float
+    log_loss: Gain
+    auc: Gain | None = None
+
+    @property
+    def gain(self) -> Gain:
+        """What candidates are ranked by: the ranking for scores, the log loss for classes."""
+        return self.log_loss if self.auc is None else self.auc
+
+    @property
+    def certain(self) -> bool:
+        """Whether it may speak: a certain gain, and for scores no loss of calibration besides.
+
+        A log loss alone can fall because the level of all scores was wrong, while the order of
+        items becomes worse.
+        """
+        return self.gain.lower > 0 and self.log_loss.mean >= 0
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """What came out: `policy` is switched off where no candidate's interval lies above 0."""
+    """What came out: `policy` is switched off where no candidate's gain is certain.
+
+    Attributes:
+        best: the certain candidate with the largest gain, or without one the largest gain.
+    """
 
     policy: MemoryPolicy
+    best: Trial
     trials: tuple[Trial, ...]
 
 
@@ -85,27 +105,32 @@ def tune(
     policies: Sequence[MemoryPolicy] | None = None,
     reporter: Reporter | None = None,
 ) -> Tuning:
-    """Replay `stream` through every candidate at every delay; the best is the one whose log loss
-    is lowest on average. One whose gain over the base is not certain is switched off."""
-    base = log_losses(stream.predictions, stream.labels)
-    trials = []
+    """Replay `stream` through every candidate at every delay; the best certain gain wins.
+
+    Classes are judged by log loss, scores by AUC (see `Trial`). Without a certain gain the policy
+    that comes out is switched off.
+    """
     policies = list(policies or candidates(stream.n_classes))
+    trials = []
     with (reporter or Silent()).bar("tune the memory", len(policies)) as bar:
         for policy in policies:
-            gains = [
-                base - log_losses(replay(stream, policy, delay=delay).corrected, stream.labels)
-                for delay in delays
-            ]
-            trials.append(_trial(policy, np.mean(np.array(gains, np.float64), axis=0)))
-            bar.advance(note=f"gain {trials[-1].gain:+.4f}")
-    best = max(trials, key=lambda trial: trial.gain)
-    policy = best.policy if best.lower > 0 else named_policy("off")
-    return Tuning(policy, tuple(trials))
+            outcomes = [replay(stream, policy, delay=delay).corrected for delay in delays]
+            trials.append(_trial(policy, stream, outcomes))
+            bar.advance(note=f"gain {trials[-1].gain.mean:+.4f}")
+    best = max(trials, key=lambda trial: (trial.certain, trial.gain.mean))
+    policy = best.policy if best.certain else named_policy("off")
+    return Tuning(policy, best, tuple(trials))
 
 
-def _trial(policy: MemoryPolicy, gains: NDArray[np.float64]) -> Trial:
-    # Errors come in bursts: blocks of time, not events, are what can be resampled.
-    blocks = np.array([block.mean() for block in np.array_split(gains, _BLOCKS) if len(block)])
-    half = 1.96 * blocks.std(ddof=1) / np.sqrt(len(blocks)) if len(blocks) > 1 else np.inf
-    mean = float(gains.mean())
-    return Trial(policy, mean, mean - float(half), mean + float(half))
+def _trial(policy: MemoryPolicy, stream: Stream, outcomes: Sequence[FloatArray]) -> Trial:
+    labels, base = stream.labels, stream.predictions
+    saved = np.mean([log_losses(base, labels) - log_losses(o, labels) for o in outcomes], axis=0)
+    log_loss = over_blocks(lambda rows: float(saved[rows].mean()), len(stream))
+    if stream.n_classes > 1:
+        return Trial(policy, log_loss)
+
+    def ranked(rows: slice) -> float:
+        before = auc(labels[rows], base[rows])
+        return float(np.mean([auc(labels[rows], o[rows]) for o in outcomes])) - before
+
+    return Trial(policy, log_loss, over_blocks(ranked, len(stream)))

@@ -5,41 +5,22 @@ All three show the evaluations in the order given.
 
 from __future__ import annotations
 
-import html
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from pipelines.pages import colour, legend, render, style, svg
 from pipelines.recommender.cases import ALL
 from pipelines.recommender.evaluation import Evaluation, PairedInterval
 
 LOWER_IS_BETTER = ("gini",)
-
-# One ink for the whole plot: the page replaces it by its own text colour, light or dark.
-_INK = "#010203"
-_COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#888888")
-_STYLE = {
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
 
 
 @dataclass(frozen=True)
@@ -142,17 +123,16 @@ def write_html(
     """
     _check(evaluations)
     metrics = metrics or default_metrics(evaluations)
-    environment = Environment(
-        loader=PackageLoader("pipelines.recommender"), autoescape=True, undefined=StrictUndefined
-    )
-    with matplotlib.rc_context(_STYLE):
+    with style():
         plots = {
             "Accuracy per slice": _accuracy_plot(evaluations, metrics=metrics),
             "Whose targets are found": _decile_plot(evaluations, values="recall"),
             "What is shown": _decile_plot(evaluations, values="exposure"),
             "Coverage": _coverage_plot(evaluations),
         }
-    page = environment.get_template("report.html.j2").render(
+    page = render(
+        "pipelines.recommender",
+        "report.html.j2",
         title=title,
         notes=notes or {},
         metrics=metrics,
@@ -222,11 +202,11 @@ def _accuracy_plot(evaluations: Sequence[Evaluation], *, metrics: Sequence[str])
                 for name in slices
             ]
             left = np.arange(len(slices)) - 0.4 + width * (place + 0.5)
-            panel.bar(left, heights, width, color=_colour(place), label=evaluation.ranker)
+            panel.bar(left, heights, width, color=colour(place), label=evaluation.ranker)
         panel.set_xticks(range(len(slices)), slices)
         panel.set_title(metric)
-    _legend(figure, panels[0])
-    return _svg(figure, "Accuracy of every ranker, per slice")
+    legend(figure, panels[0])
+    return svg(figure, "Accuracy of every ranker, per slice")
 
 
 def _decile_plot(evaluations: Sequence[Evaluation], *, values: str) -> str:
@@ -238,14 +218,14 @@ def _decile_plot(evaluations: Sequence[Evaluation], *, values: str) -> str:
             getattr(evaluation.deciles, values),
             marker="o",
             markersize=4,
-            color=_colour(place),
+            color=colour(place),
             label=evaluation.ranker,
         )
     cutoff = evaluations[0].deciles.cutoff
     label = f"recall@{cutoff}" if values == "recall" else f"share of top {cutoff}"
     panel.set(xticks=range(1, 11), xlabel="items, least to most popular tenth", ylabel=label)
-    _legend(figure, panel)
-    return _svg(figure, f"{label} by tenth of item popularity")
+    legend(figure, panel)
+    return svg(figure, f"{label} by tenth of item popularity")
 
 
 def _coverage_plot(evaluations: Sequence[Evaluation]) -> str:
@@ -254,35 +234,8 @@ def _coverage_plot(evaluations: Sequence[Evaluation]) -> str:
     cutoffs = sorted(evaluations[0].cutoffs)
     for place, evaluation in enumerate(evaluations):
         shares = [evaluation.value(f"coverage@{k}") for k in cutoffs]
-        panel.plot(cutoffs, shares, marker="o", color=_colour(place), label=evaluation.ranker)
+        panel.plot(cutoffs, shares, marker="o", color=colour(place), label=evaluation.ranker)
     panel.set(xticks=cutoffs, xlabel="list length", ylabel="share shown")
     panel.set_ylim(bottom=0)
-    _legend(figure, panel)
-    return _svg(figure, "Share of the candidates that appear in some list, by list length")
-
-
-def _colour(place: int) -> str:
-    return _COLOURS[place % len(_COLOURS)]
-
-
-def _legend(figure: Figure, panel: Any) -> None:
-    handles, labels = panel.get_legend_handles_labels()
-    figure.legend(
-        handles,
-        labels,
-        loc="outside upper left",
-        ncols=max(1, min(len(labels), 90 // (6 + max(map(len, labels))))),
-        frameon=False,
-    )
-
-
-def _svg(figure: Figure, description: str) -> str:
-    """The figure as an inline <svg>, transparent, in the page's ink, the same bytes every time."""
-    buffer = io.StringIO()
-    # The salt keeps the ids of one page's plots apart.
-    with matplotlib.rc_context({"svg.hashsalt": description}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    text = buffer.getvalue()
-    drawing = text[text.index("<svg") :].replace(_INK, "currentColor")
-    label = html.escape(description, quote=True)
-    return drawing.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+    legend(figure, panel)
+    return svg(figure, "Share of the candidates that appear in some list, by list length")
