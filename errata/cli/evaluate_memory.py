@@ -163,7 +163,7 @@ def open_subject(
 def served_policy(model: Kind) -> Any:
     """The policy that `errata serve` begins with."""
     from services.classify.memory import POLICY
-    from services.recommend.memory import DEFAULT_POLICY
+    from services.recommend.memory_policy import DEFAULT_POLICY
 
     return POLICY if model == TRAFFIC else DEFAULT_POLICY
 

@@ -7,7 +7,7 @@ each was worth lately. No gradient, no round trip.
 
 Enter at `memory.py` (`ErrorMemory`: read, write) with a `policy.py`. Underneath: `neighbours.py`
 (entries one by one), `sketches.py` (sums per bucket), `hashing.py`, `mixture.py`. `reference.py`
-says the same slowly.
+says the same slowly. `log.py`, `replica.py`, `outcomes.py` and `events.py` are its state in Redis.
 """
 
 from feature_store.error_memory.batch import ErrorBatch

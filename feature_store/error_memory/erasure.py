@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import redis
 
+from feature_store.error_memory.events import erase_events
 from feature_store.error_memory.hashing import source_id
 from feature_store.error_memory.log import MemoryLog
 from feature_store.error_memory.wire import unpack
@@ -20,7 +21,7 @@ class Erased:
     """What became of a source's entries.
 
     Attributes:
-        removed: entries that were deleted from Redis.
+        removed: entries and labelled events that were deleted from Redis.
         silenced: entries that share a message with others, or are the newest, and stay as numbers
             under the source's hash until the stream's cap passes them; no replica counts them.
     """
@@ -38,7 +39,8 @@ def erase_source(client: redis.Redis, source: str, *, tenant: str = "default") -
         redis.RedisError: the server is gone; what was done stays done, and a second call goes on.
     """
     wanted = np.uint64(source_id(source))
-    removed = silenced = 0
+    removed = erase_events(client, source, tenant=tenant)
+    silenced = 0
     for key in _streams(client, tenant):
         model, version = key.rsplit("{", 1)[1].rstrip("}").split(":", 1)
         log = MemoryLog(client, model=model, version=version, tenant=tenant)

@@ -117,7 +117,8 @@ class MemoryLog:
     ) -> None:
         """`cap`: entries kept."""
         self._redis = self.client = client
-        self.model, self.version, self._cap = model, version, cap
+        self.model, self.version, self.tenant = model, version, tenant
+        self._cap = cap
         self.key = f"errata:{tenant}:memory:{{{model}:{version}}}"
         self._append = client.register_script(_APPEND)
 

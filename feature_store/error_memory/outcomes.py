@@ -9,6 +9,7 @@ errata:TENANT:exposed      predictions of which something was taken, by when the
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +20,7 @@ import redis
 from numpy.typing import NDArray
 
 from feature_store.error_memory.batch import ErrorBatch
+from feature_store.error_memory.events import LabelledEvent
 from feature_store.error_memory.hashing import source_id
 from feature_store.error_memory.log import Appended
 from feature_store.error_memory.wire import pack, unpack
@@ -39,6 +41,7 @@ class Served:
         batch: n cases; labels are not known yet and `losses` holds the experts' and the mixture's
             estimates (n, E + 1) for scores, or nothing for classes.
         source: who will say the outcome.
+        case: what the model saw; empty where no later version is to read it again.
     """
 
     prediction_id: str
@@ -47,6 +50,7 @@ class Served:
     names: tuple[str, ...]
     batch: ErrorBatch
     source: str = ""
+    case: bytes = b""
 
 
 class Outcomes:
@@ -61,13 +65,16 @@ class Outcomes:
         ttl_s: int = TTL_S,
         window_s: int = EXPOSURE_WINDOW_S,
         clock: Callable[[], float] = time.time,
+        record: Callable[[LabelledEvent], None] = lambda _: None,
     ) -> None:
-        """`append`: writes entries of a model version to its log."""
+        """`append`: writes entries of a model version to its log; `record`: is told each outcome
+        that was new, with its case."""
         self._redis = client
         self._append = append
         self._prefix = f"errata:{tenant}"
         self._ttl_s, self._window_s = ttl_s, window_s
         self._clock = clock
+        self._record = record
 
     def expect(self, served: Sequence[Served]) -> None:
         """Keep what was served, in one round trip."""
@@ -111,6 +118,8 @@ class Outcomes:
             time_ms=np.array([now_ms if time_ms is None else time_ms], np.int64),
         )
         appended = self._append(served.version, entry)
+        if appended.entries:
+            self._tell(served, entry, [row])
         taken = self._key("taken", prediction_id)
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.sadd(taken, row)
@@ -149,10 +158,30 @@ class Outcomes:
                     feedback_ids=np.array(ids, np.uint64),
                     time_ms=np.full(len(rows), int(self._clock() * 1_000), np.int64),
                 )
-                written += self._append(served.version, entry).entries
+                appended = self._append(served.version, entry)
+                if appended.entries:
+                    self._tell(served, entry, rows)
+                written += appended.entries
             # Last: a sweep that died before is repeated, and its entries count once.
             self._redis.zrem(f"{self._prefix}:exposed", prediction_id)
         return written
+
+    def _tell(self, served: Served, entry: ErrorBatch, rows: Sequence[int]) -> None:
+        if not served.case or not rows:
+            return
+        names = [served.names[row] for row in rows]
+        self._record(
+            LabelledEvent(
+                version=served.version,
+                case=served.case,
+                names=served.names,
+                labels=dict(zip(names, entry.labels[:, 0].tolist(), strict=True)),
+                ids=dict(zip(names, entry.feedback_ids.tolist(), strict=True)),
+                source=int(entry.sources[0]),
+                time_ms=int(entry.time_ms[0]),
+                weight=float(entry.weights[0]),
+            )
+        )
 
     def _members(self, prediction_id: str) -> set[bytes]:
         members: Any = self._redis.smembers(self._key("taken", prediction_id))
@@ -173,15 +202,20 @@ def _labelled(served: Served, rows: Sequence[int], label: float) -> ErrorBatch:
 
 def _packed(served: Served) -> bytes:
     header, records = pack(served.batch)
-    facts = orjson.dumps([served.version, served.fingerprint, served.source, served.names])
-    return len(facts).to_bytes(4, "little") + facts + header + records.tobytes()
+    case = zlib.compress(served.case, 1)
+    facts = orjson.dumps(
+        [served.version, served.fingerprint, served.source, served.names, len(case)]
+    )
+    return len(facts).to_bytes(4, "little") + facts + case + header + records.tobytes()
 
 
 def _unpacked(prediction_id: str, raw: bytes) -> Served:
     size = int.from_bytes(raw[:4], "little")
-    version, fingerprint, source, names = orjson.loads(raw[4 : 4 + size])
-    batch = unpack(raw[4 + size :])
-    return Served(prediction_id, version, fingerprint, tuple(names), batch, source)
+    # What an earlier release kept ends before the length of the case.
+    version, fingerprint, source, names, length = (*orjson.loads(raw[4 : 4 + size]), 0)[:5]
+    case = zlib.decompress(raw[4 + size : 4 + size + length]) if length else b""
+    batch = unpack(raw[4 + size + length :])
+    return Served(prediction_id, version, fingerprint, tuple(names), batch, source, case)
 
 
 def cases(

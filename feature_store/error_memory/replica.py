@@ -91,6 +91,11 @@ class MemoryReplica:
         return self._rules.policy
 
     @property
+    def forgotten(self) -> NDArray[np.uint64]:
+        """Hashes of the sources that are left out."""
+        return self._rules.forgotten
+
+    @property
     def position(self) -> int:
         """Entries of the stream that are in."""
         return self._position

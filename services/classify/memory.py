@@ -21,10 +21,19 @@ from numpy.typing import NDArray
 
 from feature_store.editions.traffic import MODEL_NAME
 from feature_store.error_memory import ErrorBatch, Kernel, MemoryPolicy, Sketch
+from feature_store.error_memory.events import (
+    EventLog,
+    LabelledEvent,
+    Rebased,
+    learn_anew,
+    rebase,
+)
 from feature_store.error_memory.hashing import source_id
 from feature_store.error_memory.log import MemoryLog
 from feature_store.error_memory.mixture import log_losses
 from feature_store.error_memory.replica import MemoryReplica
+from feature_store.traffic.features import Tier
+from feature_store.traffic.flows.packing import pack_flow, unpack_flows
 from services.classify.stream import ServedEdition
 from services.classify.verdict import Verdict
 
@@ -32,6 +41,7 @@ log = logging.getLogger(__name__)
 FloatArray = NDArray[np.float32]
 
 NEW_CLASSES = 16
+FLOW = "flow"  # a prediction's only case
 WAIT_FOR_LABEL_S = 3 * 3600
 RETRY_S = 1.0
 # Of a client that is given here: longer than the replica waits for something new.
@@ -106,8 +116,9 @@ class TrafficMemory:
         policy: MemoryPolicy = POLICY,
         ttl_s: int = WAIT_FOR_LABEL_S,
         monotonic: Callable[[], float] = time.monotonic,
+        rebase_again: bool = False,
     ) -> None:
-        """Catches up if Redis answers; otherwise as soon as it does."""
+        """Begins and catches up if Redis answers; otherwise catches up as soon as it does."""
         self.dropped = 0
         self._redis = client
         self._served = served
@@ -119,6 +130,8 @@ class TrafficMemory:
         self._new: tuple[str, ...] = ()
         self._waiting = f"errata:{tenant}:verdict:"
         self.log = MemoryLog(client, model=MODEL_NAME, version=served.version, tenant=tenant)
+        self._events = EventLog(client, model=MODEL_NAME, tenant=tenant)
+        self.rebased: Rebased | None = None
         self._names = f"{self.log.key}:classes"
         self._column = client.register_script(_COLUMN)
         self.replica = MemoryReplica(
@@ -130,6 +143,9 @@ class TrafficMemory:
             on_change=self._read_names,
         )
         try:
+            self.rebased = rebase(
+                self.log, self._events, self.replica, self._encode, again=rebase_again
+            )
             self.replica.catch_up()
             self._read_names()
         except redis.RedisError as error:
@@ -160,7 +176,9 @@ class TrafficMemory:
         pipeline = self._redis.pipeline(transaction=False)
         for verdict, loss in zip(final, losses, strict=True):
             pipeline.set(
-                self._waiting + verdict.prediction_id, _packed(verdict, loss), ex=self._ttl_s
+                self._waiting + verdict.prediction_id,
+                _packed(verdict, loss, raw=self._served.edition.tier is Tier.T2),
+                ex=self._ttl_s,
             )
         try:
             pipeline.execute()
@@ -180,14 +198,22 @@ class TrafficMemory:
         columns = {each.label: self.column(each.label) for each in labels}
         for row, (label, raw) in enumerate(zip(labels, kept, strict=True)):
             waiting = _unpacked(raw) if raw is not None else None
-            if waiting is None or waiting.version != self._served.version:
+            if waiting is None:
                 continue
             column = columns[label.label]
             if column < 0:
                 answers[row] = Learned.NO_ROOM
                 continue
-            appended = self.log.append(self._entry(waiting, column, label))
-            answers[row] = Learned.LEARNED if appended.entries else Learned.DUPLICATE
+            event = _event(waiting, label)
+            if waiting.version == self._served.version:
+                new = self.log.append(self._entry(waiting, column, label)).entries
+            elif waiting.case:  # a version before this one had said it
+                new = learn_anew(self.log, self.replica, self._encode, event)
+            else:
+                continue
+            answers[row] = Learned.LEARNED if new else Learned.DUPLICATE
+            if new and waiting.case:
+                self._events.append(event)
         return answers
 
     def close(self) -> None:
@@ -224,12 +250,38 @@ class TrafficMemory:
             axis=1,
         ).astype(np.float32)
 
+    def _encode(self, events: Sequence[LabelledEvent]) -> ErrorBatch | None:
+        """Flows as this edition classifies them; labels for which there is no room are left out."""
+        columns = {
+            name: self.column(name)
+            for name in {str(label) for each in events for label in each.labels.values()}
+        }
+        known = [
+            (each, columns[str(each.labels[FLOW])])
+            for each in events
+            if columns[str(each.labels[FLOW])] >= 0
+        ]
+        if not known:
+            return None
+        edition = self._served.edition
+        found = edition.classify(unpack_flows([each.case for each, _ in known], edition.packets))
+        predicted = np.zeros((len(known), self._width), np.float32)
+        predicted[:, : len(self._own)] = found.probability
+        return ErrorBatch.of(
+            edition.keys(found.hidden),
+            np.eye(self._width, dtype=np.float32)[[column for _, column in known]],
+            predicted,
+            contexts=found.probability.argmax(axis=1).astype(np.int64),
+            time_ms=np.array([each.time_ms for each, _ in known], np.int64),
+            sources=np.array([each.source for each, _ in known], np.uint64),
+            feedback_ids=np.array([each.ids[FLOW] for each, _ in known], np.uint64),
+        )
+
     def _entry(self, waiting: _Waiting, column: int, label: Label) -> ErrorBatch:
         one_hot = np.zeros((1, self._width), np.float32)
         one_hot[0, column] = 1
         predicted = np.zeros((1, self._width), np.float32)
         predicted[0, : len(waiting.own)] = waiting.own
-        feedback_id = label.feedback_id or f"{label.prediction_id}\0{label.source}\0{label.label}"
         return ErrorBatch.of(
             self._served.edition.keys(waiting.hidden[None]),
             one_hot,
@@ -238,7 +290,7 @@ class TrafficMemory:
             contexts=np.array([int(waiting.own.argmax())], np.int64),
             time_ms=np.array([waiting.time_ns // 1_000_000], np.int64),
             sources=np.array([source_id(label.source)], np.uint64),
-            feedback_ids=np.array([source_id(feedback_id)], np.uint64),
+            feedback_ids=np.array([_feedback_id(label)], np.uint64),
         )
 
     def _read_names(self) -> None:
@@ -254,24 +306,45 @@ class _Waiting:
     own: FloatArray
     hidden: FloatArray
     losses: NDArray[np.float32]  # (columns, E + 1)
+    case: bytes
 
 
-def _packed(verdict: Verdict, losses: FloatArray) -> bytes:
+def _feedback_id(label: Label) -> int:
+    return source_id(label.feedback_id or f"{label.prediction_id}\0{label.source}\0{label.label}")
+
+
+def _event(waiting: _Waiting, label: Label) -> LabelledEvent:
+    return LabelledEvent(
+        version=waiting.version,
+        case=waiting.case,
+        names=(FLOW,),
+        labels={FLOW: label.label},
+        ids={FLOW: _feedback_id(label)},
+        source=source_id(label.source),
+        time_ms=waiting.time_ns // 1_000_000,
+    )
+
+
+def _packed(verdict: Verdict, losses: FloatArray, *, raw: bool) -> bytes:
+    case = b"" if verdict.seen is None else pack_flow(verdict.seen, verdict.packet, raw=raw)
     facts = orjson.dumps(
         [verdict.model_version, verdict.time_ns, len(verdict.own), len(verdict.hidden),
-         *losses.shape]
+         *losses.shape, len(case)]
     )  # fmt: skip
     arrays = (
         verdict.own.astype("<f4").tobytes()
         + verdict.hidden.astype("<f4").tobytes()
         + np.minimum(losses, 100).astype("<f2").tobytes()
+        + case
     )
     return len(facts).to_bytes(4, "little") + facts + arrays
 
 
 def _unpacked(raw: bytes) -> _Waiting:
     begin = 4 + int.from_bytes(raw[:4], "little")
-    version, time_ns, classes, width, columns, experts = orjson.loads(raw[4:begin])
+    # What an earlier release kept has no case behind it.
+    facts = (*orjson.loads(raw[4:begin]), 0)[:7]
+    version, time_ns, classes, width, columns, experts, length = facts
     floats = np.frombuffer(raw, "<f4", classes + width, begin).astype(np.float32)
     losses = np.frombuffer(raw, "<f2", columns * experts, begin + 4 * (classes + width))
     return _Waiting(
@@ -280,4 +353,5 @@ def _unpacked(raw: bytes) -> _Waiting:
         floats[:classes],
         floats[classes:],
         losses.reshape(columns, experts).astype(np.float32),
+        raw[len(raw) - length :] if length else b"",
     )

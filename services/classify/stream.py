@@ -200,7 +200,7 @@ class StreamClassifier:
                 at_limit = kept[row] == self._limit
                 reason = Reason.PACKET_LIMIT if at_limit else Reason.FLOW_END
                 last_ns = times[row, kept[row] - 1] if at_limit else flows.flow["last_ns"][row]
-                verdicts += self._final(flow, reason, int(last_ns))
+                verdicts += self._final(flow, reason, int(last_ns), flows[row : row + 1])
             if ended:
                 del self._flows[int(flows.flow["number"][row])]
             if ended or flow.done:
@@ -250,22 +250,29 @@ class StreamClassifier:
             flow.opinion = _Opinion.of(opinions, i)
             time_ns = int(times[row, packet - 1])
             if packet == self._limit:
-                verdicts += self._final(flow, Reason.PACKET_LIMIT, time_ns)
+                verdicts += self._final(flow, Reason.PACKET_LIMIT, time_ns, flows[row : row + 1])
             elif early_exit < 1 and float(opinions.probability[i].max()) >= early_exit:
-                verdicts += self._final(flow, Reason.EARLY_EXIT, time_ns)
+                verdicts += self._final(flow, Reason.EARLY_EXIT, time_ns, flows[row : row + 1])
             else:
                 verdicts.append(self._verdict(flow, flow.opinion, Reason.PROVISIONAL, time_ns))
         return verdicts
 
-    def _final(self, flow: _Known, reason: Reason, time_ns: int) -> list[Verdict]:
+    def _final(self, flow: _Known, reason: Reason, time_ns: int, seen: FlowBatch) -> list[Verdict]:
         flow.done = True
         opinion, flow.opinion = flow.opinion, None
         if opinion is None:
             self.counts.shed[Shed.NO_VERDICT] += 1
             return []
-        return [self._verdict(flow, opinion, reason, time_ns)]
+        return [self._verdict(flow, opinion, reason, time_ns, seen)]
 
-    def _verdict(self, flow: _Known, opinion: _Opinion, reason: Reason, time_ns: int) -> Verdict:
+    def _verdict(
+        self,
+        flow: _Known,
+        opinion: _Opinion,
+        reason: Reason,
+        time_ns: int,
+        seen: FlowBatch | None = None,
+    ) -> Verdict:
         edition = self._served.edition
         best = int(opinion.probability.argmax())
         confidence = float(opinion.probability[best])
@@ -283,6 +290,7 @@ class StreamClassifier:
             probability=opinion.probability,
             own=opinion.own,
             hidden=opinion.hidden,
+            seen=seen,
         )
         self.counts.add(verdict, None if reason is Reason.FLOW_END else self._latency_ns(time_ns))
         return verdict

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from feature_store.traffic.flows import FlowBatch
 from feature_store.traffic.packets.packet import address_text
 from feature_store.traffic.report import protocol_name
 
@@ -66,6 +67,7 @@ class Verdict:
         probability: (classes,) calibrated, and corrected by what is remembered.
         own: (the edition's classes,) the edition's own, uncorrected.
         hidden: (d_model,) unit vector, the key under which an error of this verdict is remembered.
+        seen: the flow, of a final verdict; it may hold more packets than the verdict was made from.
     """
 
     prediction_id: str
@@ -80,6 +82,7 @@ class Verdict:
     probability: FloatArray = field(repr=False, compare=False)
     own: FloatArray = field(repr=False, compare=False)
     hidden: FloatArray = field(repr=False, compare=False)
+    seen: FlowBatch | None = field(default=None, repr=False, compare=False)
 
     @property
     def final(self) -> bool:

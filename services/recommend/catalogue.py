@@ -308,6 +308,8 @@ class CatalogueService:
                     each.item_ids,
                     each.uncorrected,
                     request.user_id or "",
+                    each.history,
+                    each.features,
                 )
                 for prediction_id, request, each in zip(ids, requests, found, strict=True)
                 if not isinstance(each, ProblemError) and len(each.rows)

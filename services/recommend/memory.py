@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import redis
 from numpy.typing import NDArray
 
 from feature_store.editions.memory_keys import D_PART, MemoryKeys, offsets, probabilities
+from feature_store.editions.recommender import RecommenderEdition
+from feature_store.editions.replaying import RecommenderReplay, pack_case
 from feature_store.error_memory import MemoryPolicy
 from feature_store.error_memory.batch import ErrorBatch
+from feature_store.error_memory.events import (
+    EventLog,
+    LabelledEvent,
+    Rebased,
+    learn_anew,
+    rebase,
+)
 from feature_store.error_memory.log import Appended, MemoryLog
 from feature_store.error_memory.outcomes import Outcomes, Served, cases
 from feature_store.error_memory.replica import MemoryReplica
@@ -43,6 +53,7 @@ class Shown:
         best: the best score without corrections.
         item_ids: of `rows`.
         source: who will say the outcome.
+        history, features: what the model saw of the user.
     """
 
     prediction_id: str
@@ -53,6 +64,8 @@ class Shown:
     best: float
     item_ids: Sequence[str]
     source: str
+    history: Sequence[tuple[str, str]]
+    features: Mapping[str, Any]
 
 
 class MemoryStage:
@@ -91,8 +104,11 @@ class MemoryStage:
         item_ids: Sequence[str],
         scores: FloatArray,
         source: str,
+        history: Sequence[tuple[str, str]],
+        features: Mapping[str, Any],
     ) -> Shown:
-        """One answer's first items; `scores` of all its items without corrections."""
+        """One answer's first items; `scores` of all its items without corrections; `history` and
+        `features` are what the model saw, for the versions to come."""
         return Shown(
             prediction_id=prediction_id,
             stage=self,
@@ -102,6 +118,8 @@ class MemoryStage:
             best=float(scores.max()),
             item_ids=item_ids[:REMEMBERED],
             source=source,
+            history=history,
+            features=features,
         )
 
     def served(self, shown: Sequence[Shown]) -> list[Served]:
@@ -128,13 +146,18 @@ class MemoryStage:
                     estimates[end - size : end],
                 ),
                 source=each.source,
+                case=pack_case(each.history, each.features),
             )
             for each, size, end in zip(shown, sizes, ends, strict=True)
         ]
 
 
 class VersionMemory:
-    """What one served version remembers."""
+    """What one served version remembers.
+
+    Attributes:
+        rebased: what it began with: recent outcomes, replayed through this version.
+    """
 
     def __init__(
         self,
@@ -143,14 +166,20 @@ class VersionMemory:
         model: str,
         version: str,
         tenant: str,
+        edition: RecommenderEdition,
         policy: MemoryPolicy = DEFAULT_POLICY,
+        rebase_again: bool = False,
     ) -> None:
-        """Catches up if Redis answers; otherwise as soon as it does."""
+        """Begins and catches up if Redis answers; otherwise catches up as soon as it does."""
         self.log = MemoryLog(client, model=model, version=version, tenant=tenant)
         self.replica = MemoryReplica(self.log, policy, d=2 * D_PART, n_classes=1)
         self._version = version
         self.replica.memory.warm_up()
+        self._encode = RecommenderReplay(edition)
+        self.rebased: Rebased | None = None
         try:
+            events = EventLog(client, model=model, tenant=tenant)
+            self.rebased = rebase(self.log, events, self.replica, self._encode, again=rebase_again)
             self.replica.catch_up()
         except redis.RedisError as error:
             log.warning("the error memory of %s starts empty: %s", version, error)
@@ -159,6 +188,10 @@ class VersionMemory:
     def stage(self, assortment: Assortment) -> MemoryStage:
         """The stage over a catalogue: an answer is keyed by the catalogue that it was made of."""
         return MemoryStage(self.replica, _keys(assortment), self._version)
+
+    def learn_anew(self, event: LabelledEvent) -> None:
+        """An outcome of another version's prediction, as this version would have predicted."""
+        learn_anew(self.log, self.replica, self._encode, event)
 
     def close(self) -> None:
         """Stop tailing."""
@@ -171,7 +204,8 @@ class Memories:
     def __init__(self, client: redis.Redis, *, model: str, tenant: str) -> None:
         self._client, self._model, self._tenant = client, model, tenant
         self._of: dict[str, VersionMemory] = {}
-        self._outcomes = Outcomes(client, self._append, tenant=tenant)
+        self._events = EventLog(client, model=model, tenant=tenant)
+        self._outcomes = Outcomes(client, self._append, tenant=tenant, record=self._record)
         self._keeper: PredictionKeeper[Shown] = PredictionKeeper(self._write)
 
     def stage(self, assortment: Assortment, version: str) -> MemoryStage:
@@ -179,7 +213,11 @@ class Memories:
         memory = self._of.get(version)
         if memory is None:
             memory = VersionMemory(
-                self._client, model=self._model, version=version, tenant=self._tenant
+                self._client,
+                model=self._model,
+                version=version,
+                tenant=self._tenant,
+                edition=assortment.base,
             )
             self._of[version] = memory
         return memory.stage(assortment)
@@ -232,6 +270,14 @@ class Memories:
             log.warning("answers were not kept for the error memory: %s", error)
             return False
         return True
+
+    def _record(self, event: LabelledEvent) -> None:
+        """Keep an outcome for the versions to come. One of a version that serves no more teaches
+        those that do."""
+        self._events.append(event)
+        if event.version not in self._of:
+            for memory in list(self._of.values()):
+                memory.learn_anew(event)
 
     def _append(self, version: str, batch: ErrorBatch) -> Appended:
         memory = self._of.get(version)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -45,6 +45,7 @@ class Recommendation:
         unknown: history items of the request that the model does not know.
         user: (d + r,) the user's vector. rows: (k,) the items. uncorrected: (k,) their scores
             before any stage moved them.
+        history, features: what the model saw of the user.
     """
 
     item_ids: list[str]
@@ -55,6 +56,8 @@ class Recommendation:
     user: NDArray[np.float32]
     rows: NDArray[np.int64]
     uncorrected: NDArray[np.float32]
+    history: list[tuple[str, str]]
+    features: Mapping[str, Any]
 
 
 def recommend(
@@ -70,16 +73,13 @@ def recommend(
     """
     assortment, edition = served.assortment, served.assortment.edition
     with telemetry.timed("tower"):
-        events = [
-            assortment.history(_newest_first(*each)) for each in zip(requests, known, strict=True)
-        ]
+        told = [_newest_first(*each) for each in zip(requests, known, strict=True)]
+        events = [assortment.history(each) for each in told]
         histories = edition.weigh([each.speaking for each in events])
-        features = edition.user_features.encode(
-            [
-                request.features or user.features
-                for request, user in zip(requests, known, strict=True)
-            ]
-        )
+        described = [
+            request.features or user.features for request, user in zip(requests, known, strict=True)
+        ]
+        features = edition.user_features.encode(described)
         users = edition.user_vectors(histories, features)
         unknown = of_whom_nothing_is_known(histories, features)
     outcomes: list[Recommendation | ProblemError | None] = [None] * len(requests)
@@ -118,8 +118,9 @@ def recommend(
         with telemetry.timed("describe"):
             for number, place in enumerate(places):
                 outcomes[place] = _answered(
-                    served, requests[place], candidates, number, histories=histories, place=place
-                )
+                    served, requests[place], candidates, number, histories=histories, place=place,
+                    history=told[place], features=described[place],
+                )  # fmt: skip
     return [each for each in outcomes if each is not None]
 
 
@@ -178,6 +179,8 @@ def _answered(
     *,
     histories: sp.csr_matrix,
     place: int,
+    history: list[tuple[str, str]],
+    features: Mapping[str, Any],
 ) -> Recommendation:
     assortment = served.assortment
     chosen = _chosen(served, request.k, candidates, number)
@@ -206,6 +209,8 @@ def _answered(
         user=candidates.users[number],
         rows=found,
         uncorrected=_uncorrected(candidates, number, chosen),
+        history=history,
+        features=features,
     )
 
 
