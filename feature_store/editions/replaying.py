@@ -61,7 +61,7 @@ class RecommenderReplay:
         return ErrorBatch.of(
             self._keys(users[at], rows),
             np.array([label for *_, label in told], np.float32)[:, None],
-            probabilities((scores - best[at, 0]).astype(np.float32), 0.0),
+            probabilities(scores.astype(np.float32), best[at, 0]),
             weights=np.array([events[place].weight for place in at], np.float32),
             time_ms=np.array([events[place].time_ms for place in at], np.int64),
             sources=np.array([events[place].source for place in at], np.uint64),

@@ -142,7 +142,7 @@ def rebase(
     Args:
         stream: of the new version.
         events: of the model.
-        replica: of `stream`, not started.
+        replica: of `stream`, for this alone: it is not started.
         encode: reads cases with the new version.
         most: outcomes that are replayed.
         again: also where the memory had begun.

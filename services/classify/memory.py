@@ -134,23 +134,23 @@ class TrafficMemory:
         self.rebased: Rebased | None = None
         self._names = f"{self.log.key}:classes"
         self._column = client.register_script(_COLUMN)
-        self.replica = MemoryReplica(
-            self.log,
-            policy,
-            d=served.edition.keys.centre.shape[0],
-            n_classes=self._width,
-            known_classes=len(self._own),
-            on_change=self._read_names,
-        )
+        self._policy = policy
+        self.replica = self._replica(on_change=self._read_names)
         try:
-            self.rebased = rebase(
-                self.log, self._events, self.replica, self._encode, again=rebase_again
-            )
+            self.begin(again=rebase_again)
             self.replica.catch_up()
             self._read_names()
         except redis.RedisError as error:
             log.warning("the error memory of %s starts empty: %s", served.version, error)
         self.replica.start()
+
+    def begin(self, *, again: bool = False) -> None:
+        """Begin with recent labels, once for all replicas.
+
+        Raises:
+            redis.RedisError: the server is gone; a later call goes on.
+        """
+        self.rebased = rebase(self.log, self._events, self._replica(), self._encode, again=again)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -230,6 +230,16 @@ class TrafficMemory:
             return self._own.index(name)
         taken = int(self._column(keys=[self._names], args=[name, NEW_CLASSES]))
         return taken if taken < 0 else len(self._own) + taken
+
+    def _replica(self, on_change: Callable[[], None] | None = None) -> MemoryReplica:
+        return MemoryReplica(
+            self.log,
+            self._policy,
+            d=self._served.edition.keys.centre.shape[0],
+            n_classes=self._width,
+            known_classes=len(self._own),
+            on_change=on_change,
+        )
 
     def _read(self, own: FloatArray, hidden: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Corrected probabilities, and the experts' estimates (n, E + 1, columns)."""

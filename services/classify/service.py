@@ -6,7 +6,7 @@ import logging
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import BinaryIO
 
 import redis
@@ -86,6 +86,9 @@ class ClassifyService:
             if str(error) != self._not_loaded and not isinstance(error, RegistryError):
                 log.error("no new traffic model was loaded: %s", error)
             self._not_loaded = str(error)
+        if self._memory is not None and self._memory.rebased is None:
+            with suppress(redis.RedisError):  # away since the version was loaded
+                self._memory.begin()
         if self._served is not None and self._settings.watch and self._watcher is None:
             self._watcher = threading.Thread(target=self._watch, args=(self._settings.watch,))
             self._watcher.start()

@@ -173,13 +173,13 @@ class VersionMemory:
         """Begins and catches up if Redis answers; otherwise catches up as soon as it does."""
         self.log = MemoryLog(client, model=model, version=version, tenant=tenant)
         self.replica = MemoryReplica(self.log, policy, d=2 * D_PART, n_classes=1)
-        self._version = version
+        self._version, self._policy = version, policy
+        self._events = EventLog(client, model=model, tenant=tenant)
         self.replica.memory.warm_up()
         self._encode = RecommenderReplay(edition)
         self.rebased: Rebased | None = None
         try:
-            events = EventLog(client, model=model, tenant=tenant)
-            self.rebased = rebase(self.log, events, self.replica, self._encode, again=rebase_again)
+            self.begin(again=rebase_again)
             self.replica.catch_up()
         except redis.RedisError as error:
             log.warning("the error memory of %s starts empty: %s", version, error)
@@ -188,6 +188,15 @@ class VersionMemory:
     def stage(self, assortment: Assortment) -> MemoryStage:
         """The stage over a catalogue: an answer is keyed by the catalogue that it was made of."""
         return MemoryStage(self.replica, _keys(assortment), self._version)
+
+    def begin(self, *, again: bool = False) -> None:
+        """Begin with recent outcomes, once for all replicas.
+
+        Raises:
+            redis.RedisError: the server is gone; a later call goes on.
+        """
+        scratch = MemoryReplica(self.log, self._policy, d=2 * D_PART, n_classes=1)
+        self.rebased = rebase(self.log, self._events, scratch, self._encode, again=again)
 
     def learn_anew(self, event: LabelledEvent) -> None:
         """An outcome of another version's prediction, as this version would have predicted."""
@@ -249,6 +258,9 @@ class Memories:
     def sweep(self, versions: Sequence[str]) -> None:
         """Count what was left, and forget the memories of versions that serve no more."""
         self._outcomes.sweep()
+        for memory in list(self._of.values()):
+            if memory.rebased is None:  # Redis was away when the version was loaded
+                memory.begin()
         for version in [each for each in self._of if each not in versions]:
             self._of.pop(version).close()
 
