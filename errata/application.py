@@ -5,18 +5,30 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 from errata.serving import with_traffic
+from feature_store.error_memory.remembered import Remembered
 from feature_store.registry import Registry
 from services import dashboard
 from services.classify.app import create_app as create_traffic
+from services.classify.service import ClassifyService
 from services.classify.settings import ClassifySettings
 from services.recommend.app import create_app
+from services.recommend.service import RecommendService
 from services.recommend.settings import ServeSettings
 
 
 def application(settings: ServeSettings, traffic: ClassifySettings | None = None) -> FastAPI:
     """The routes of the API, and behind them the dashboard at `/`."""
     app = create_app(settings)
+    recommending: RecommendService = app.state.service
+    classifying: ClassifyService | None = None
     if traffic is not None:
-        with_traffic(app, create_traffic(traffic))
-    dashboard.install(app, Registry(settings.registry))
+        application_of_traffic = create_traffic(traffic)
+        classifying = application_of_traffic.state.classify
+        with_traffic(app, application_of_traffic)
+
+    def remembered() -> list[Remembered]:
+        found = recommending.remembered()
+        return found if classifying is None else [*found, *classifying.remembered()]
+
+    dashboard.install(app, Registry(settings.registry), remembered)
     return app

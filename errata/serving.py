@@ -55,7 +55,10 @@ class _ByPath:
         self._traffic = traffic
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        theirs = scope["type"] == "http" and scope["path"] in (CLASSIFY, VERDICTS, LABELS)
+        theirs = scope["type"] == "http" and (
+            scope["path"] in (CLASSIFY, VERDICTS, LABELS)
+            or scope["path"].startswith(f"{VERDICTS}/")
+        )
         if scope["type"] == "http" and scope["path"] == FEEDBACK and scope["method"] == "POST":
             first = await receive()
             receive = _again(first, receive)

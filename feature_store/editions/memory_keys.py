@@ -46,6 +46,11 @@ class MemoryKeys:
         keys *= np.float32(np.sqrt(0.5))
         return keys
 
+    def rows(self, keys: FloatArray) -> NDArray[np.int64]:
+        """(n,) the items whose own half the keys (n, 2p) end with."""
+        found: NDArray[np.int64] = (keys[:, D_PART:] @ self._own.T).argmax(axis=1)
+        return found
+
 
 def probabilities(scores: FloatArray, best: FloatArray) -> FloatArray:
     """(n, 1): what scores (n,) say, each relative to the best one of its answer (n,).

@@ -91,8 +91,7 @@ class Control:
     """One decision about a memory.
 
     Attributes:
-        kind: `forget` (entries of a source, or those written before a position), `on`, `off`, or
-            `policy`.
+        kind: `forget` (all entries of a source), `cut` (one entry), `on`, `off`, or `policy`.
         values: what it says, JSON.
     """
 
@@ -186,6 +185,10 @@ class MemoryLog:
     def forget_source(self, source: str) -> None:
         """Cut out every entry of a source, in every replica, also those that come later."""
         self.decide("forget", source=source, id=str(source_id(source)))
+
+    def forget_entry(self, feedback_id: int) -> None:
+        """Cut out one entry, in every replica; `feedback_id` as the entry holds it, not 0."""
+        self.decide("cut", id=str(feedback_id))
 
     @property
     def _control(self) -> str:

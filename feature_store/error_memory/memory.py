@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_store.error_memory.batch import ErrorBatch
+from feature_store.error_memory.influence import Influential, count_heard, most_influential
 from feature_store.error_memory.mixture import empty_mixture, gate_open
 from feature_store.error_memory.neighbours import NOTHING, empty_neighbours
 from feature_store.error_memory.passes import (
@@ -53,6 +54,7 @@ class ErrorMemory:
         self._lock = threading.Lock()
         self._sequence = 0
         self._rejected = 0
+        self._reads = self._hits = 0
         kernels = bool(policy.kernels)
         slots = policy.slots if kernels else 1
         self._neighbours = empty_neighbours(
@@ -131,6 +133,9 @@ class ErrorMemory:
                     estimates,
                 )
             open_ = mix(self._mixture, self._parameters, predictions, estimates, contexts, mixed)
+            near = estimates[:, 1 : 1 + (len(self.policy.kernels) or experts)]
+            self._reads += n
+            self._hits += int((near != predictions[:, None]).any(axis=(1, 2)).sum())
         corrected = mixed if open_ else predictions
         return Reading(corrected, mixed, estimates, contexts, gate_open=open_)
 
@@ -213,6 +218,31 @@ class ErrorMemory:
         with self._lock:
             self._sequence = max(self._sequence, number)
 
+    def influential(self, k: int) -> Influential:
+        """The `k` stored errors that speak loudest now; none where a policy keeps none one by
+        one."""
+        kernels = self._parameters.kernels
+        with self._lock:
+            trust = self._mixture.weights.mean(0)[1 : 1 + len(kernels.beta_of)]
+            return most_influential(
+                self._neighbours, kernels, trust, now=self._sequence, k=k if len(trust) else 0
+            )
+
+    def heard(self, keys: FloatArray) -> NDArray[np.int64]:
+        """(n,) how many stored errors are near each of the keys (n, d)."""
+        out = np.zeros(len(keys), np.int64)
+        if self.policy.kernels:
+            with self._lock:
+                count_heard(
+                    self._neighbours,
+                    self._parameters.kernels,
+                    self._parameters.probes,
+                    keys,
+                    self._sequence,
+                    out,
+                )
+        return out
+
     def stats(self) -> MemoryStats:
         """See `MemoryStats`."""
         with self._lock:
@@ -224,6 +254,8 @@ class ErrorMemory:
                 written=self._sequence,
                 capacity=self.policy.capacity,
                 rejected=self._rejected,
+                reads=self._reads,
+                hits=self._hits,
                 gate_open=self._gate_open(),
                 enabled=self.policy.enabled,
                 excess_loss=float(excess / count) if count > 0 else 0.0,

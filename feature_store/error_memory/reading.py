@@ -69,6 +69,8 @@ class MemoryStats:
 
     Attributes:
         entries: kept one by one. written: ever. rejected: weighed to almost nothing by a cap.
+        reads: predictions that were looked up since the process started.
+        hits: of them, those that an entry was near.
         excess_loss: recent mean of the mixture's log loss minus the base's; below 0 is good.
         weights: each expert's mixing weight, averaged over contexts.
         bytes: of the tables.
@@ -78,6 +80,8 @@ class MemoryStats:
     written: int
     capacity: int
     rejected: int
+    reads: int
+    hits: int
     gate_open: bool
     enabled: bool
     excess_loss: float

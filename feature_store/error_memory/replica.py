@@ -29,12 +29,13 @@ class _Rules:
     """What the decisions of the control stream amount to."""
 
     policy: MemoryPolicy
-    forgotten: NDArray[np.uint64]
+    forgotten: NDArray[np.uint64]  # sources
+    cut: NDArray[np.uint64]  # single entries, by their feedback ids
 
     @classmethod
     def of(cls, policy: MemoryPolicy, controls: Sequence[Control]) -> _Rules:
         """The last switch and the last policy win; what was forgotten stays so."""
-        forgotten = []
+        forgotten, cut = [], []
         for control in controls:
             if control.kind == "policy":
                 policy = MemoryPolicy.model_validate(control.values)
@@ -42,7 +43,9 @@ class _Rules:
                 policy = policy.model_copy(update={"enabled": control.kind == "on"})
             elif control.kind == "forget":
                 forgotten.append(int(control.values["id"]))
-        return cls(policy, np.array(forgotten, np.uint64))
+            elif control.kind == "cut":
+                cut.append(int(control.values["id"]))
+        return cls(policy, np.array(forgotten, np.uint64), np.array(cut, np.uint64))
 
 
 class MemoryReplica:
@@ -169,6 +172,7 @@ class MemoryReplica:
         # An entry's number is its place in the stream, whatever is left out of the memory.
         memory.advance(position - len(batch))
         kept = ~np.isin(batch.sources, self._rules.forgotten)
+        kept &= ~np.isin(batch.feedback_ids, self._rules.cut)
         try:
             memory.write(batch if kept.all() else batch[kept])
         except (ValueError, CorruptEntryError) as error:

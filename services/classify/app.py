@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any, BinaryIO, cast
 
 import orjson
-from fastapi import FastAPI, Query, Request
+from fastapi import FastAPI, Path, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
@@ -23,6 +23,7 @@ from services.classify.schemas import (
     FlowsResponse,
     LabelsRequest,
     LabelsResponse,
+    NeighboursResponse,
     StreamVerdict,
 )
 from services.classify.service import ClassifyService
@@ -30,6 +31,7 @@ from services.classify.settings import ClassifySettings
 from services.problems import ProblemError, documented, invalid
 
 CLASSIFY, VERDICTS, LABELS = "/v1/classify", "/v1/verdicts", "/v1/labels"
+NEIGHBOURS = VERDICTS + "/{prediction_id}/neighbours"
 IN_MEMORY_BYTES = 1 << 20  # a larger upload waits on disk
 MAX_JSON_BYTES = 8_000_000
 HEARTBEAT_S = 15.0
@@ -156,6 +158,15 @@ def _add_routes(app: FastAPI, service: ClassifyService, settings: ClassifySettin
             media_type="text/event-stream",
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
+
+    @app.get(NEIGHBOURS, tags=["classify"], responses=documented(404, 422))
+    async def neighbours(
+        prediction_id: Annotated[str, Path(max_length=64)],
+        k: Annotated[int, Query(ge=1, le=200)] = 12,
+    ) -> NeighboursResponse:
+        """Recent flows like one flow, each with its verdict as it was and as it would be now: how
+        far labels have reached."""
+        return await asyncio.to_thread(service.neighbours, prediction_id, k=k)
 
 
 async def _events(service: ClassifyService, *, final_only: bool) -> AsyncIterator[bytes]:

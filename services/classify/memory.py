@@ -29,8 +29,10 @@ from feature_store.error_memory.events import (
     rebase,
 )
 from feature_store.error_memory.hashing import source_id
+from feature_store.error_memory.influence import Influential
 from feature_store.error_memory.log import MemoryLog
 from feature_store.error_memory.mixture import log_losses
+from feature_store.error_memory.remembered import Described, Remembered
 from feature_store.error_memory.replica import MemoryReplica
 from feature_store.traffic.features import Tier
 from feature_store.traffic.flows.packing import pack_flow, unpack_flows
@@ -121,6 +123,7 @@ class TrafficMemory:
         """Begins and catches up if Redis answers; otherwise catches up as soon as it does."""
         self.dropped = 0
         self._redis = client
+        self._tenant = tenant
         self._served = served
         self._ttl_s = ttl_s
         self._monotonic = monotonic
@@ -241,6 +244,25 @@ class TrafficMemory:
             on_change=on_change,
         )
 
+    def remembered(self) -> Remembered:
+        """For whoever looks into it."""
+        return Remembered(
+            title="traffic",
+            tenant=self._tenant,
+            log=self.log,
+            replica=self.replica,
+            describe=self._described,
+        )
+
+    def _described(self, entries: Influential) -> list[Described]:
+        classes = self.classes
+        return [
+            Described(None, predicted=classes[predicted], outcome=classes[label])
+            for predicted, label in zip(
+                entries.predictions.argmax(1), entries.labels.argmax(1), strict=True
+            )
+        ]
+
     def _read(self, own: FloatArray, hidden: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Corrected probabilities, and the experts' estimates (n, E + 1, columns)."""
         predicted = np.zeros((len(own), self._width), np.float32)
@@ -281,7 +303,7 @@ class TrafficMemory:
             edition.keys(found.hidden),
             np.eye(self._width, dtype=np.float32)[[column for _, column in known]],
             predicted,
-            contexts=found.probability.argmax(axis=1).astype(np.int64),
+            contexts=self._contexts(found.probability),
             time_ms=np.array([each.time_ms for each, _ in known], np.int64),
             sources=np.array([each.source for each, _ in known], np.uint64),
             feedback_ids=np.array([each.ids[FLOW] for each, _ in known], np.uint64),
@@ -297,11 +319,16 @@ class TrafficMemory:
             one_hot,
             predicted,
             losses=waiting.losses[column][None],
-            contexts=np.array([int(waiting.own.argmax())], np.int64),
+            contexts=self._contexts(waiting.own[None]),
             time_ms=np.array([waiting.time_ns // 1_000_000], np.int64),
             sources=np.array([source_id(label.source)], np.uint64),
             feedback_ids=np.array([_feedback_id(label)], np.uint64),
         )
+
+    def _contexts(self, own: FloatArray) -> NDArray[np.int64]:
+        """(n,) rows of mixing weights: one for all classes, where the policy has no more."""
+        rows: NDArray[np.int64] = own.argmax(axis=1).astype(np.int64)
+        return rows if self._policy.contexts else np.zeros_like(rows)
 
     def _read_names(self) -> None:
         found: Any = self._redis.hgetall(self._names)

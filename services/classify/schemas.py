@@ -157,3 +157,18 @@ class LabelsResponse(BaseModel):
 
     outcomes: list[str]
     learned: int
+
+
+class FlowNow(BaseModel):
+    """A flow whose final verdict was given, and what would be said of it now."""
+
+    verdict: StreamVerdict
+    similarity: float = Field(description="Cosine of the network's own representations.")
+    label: str = Field(description="The verdict as it would be given now.")
+    confidence: float
+
+
+class NeighboursResponse(BaseModel):
+    """The flow itself, then the recent flows most like it, the likest first."""
+
+    flows: list[FlowNow]

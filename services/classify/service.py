@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from typing import BinaryIO
 
+import numpy as np
 import redis
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from feature_store.editions.traffic import MODEL_NAME
+from feature_store.error_memory.remembered import Remembered
 from feature_store.online import connect
 from feature_store.registry import Registry, RegistryError
 from feature_store.traffic.capture import InterfaceUnavailableError, NotACaptureError, open_capture
@@ -22,14 +24,17 @@ from services.classify.correction import Corrector, Uncorrected
 from services.classify.labels import LabelLog
 from services.classify.loading import load_served
 from services.classify.memory import REDIS_TIMEOUT_S, Label, Learned, TrafficMemory
+from services.classify.neighbours import RecentFlows
 from services.classify.reader import FlowReader
 from services.classify.schemas import (
     CaptureResponse,
+    FlowNow,
     FlowsRequest,
     FlowsResponse,
     FlowVerdict,
     LabelsRequest,
     LabelsResponse,
+    NeighboursResponse,
     StreamVerdict,
 )
 from services.classify.settings import ClassifySettings, Watch
@@ -53,6 +58,7 @@ class ClassifyService:
     def __init__(self, settings: ClassifySettings) -> None:
         """Loads nothing yet: `refresh` does, and may be called again and again."""
         self.hub = Hub()
+        self._recent = RecentFlows()
         self.watching: str | None = None
         self._settings = settings
         self._registry = Registry(settings.registry)
@@ -209,6 +215,43 @@ class ClassifyService:
             learned=sum(outcome is Learned.LEARNED for outcome in outcomes),
         )
 
+    def neighbours(self, prediction_id: str, *, k: int) -> NeighboursResponse:
+        """What would be said now of a flow, and of the recent flows that are like it.
+
+        Raises:
+            ProblemError: 404 where its final verdict is not kept here.
+        """
+        found = self._recent.near(prediction_id, k=k)
+        served = self._served
+        if found is None or served is None or found[0].verdict.model_version != served.version:
+            raise ProblemError(
+                status=404,
+                title="Unknown flow",
+                detail="no recent final verdict of the version that serves has this id; classify "
+                "the flow again",
+            )
+        corrector: Corrector = self._memory or Uncorrected(served.edition.classes)
+        now = corrector.correct(
+            np.stack([each.verdict.own for each in found]),
+            np.stack([each.verdict.hidden for each in found]),
+        )
+        names = served.edition.names(now, corrector.classes)
+        return NeighboursResponse(
+            flows=[
+                FlowNow(
+                    verdict=StreamVerdict.model_validate(each.verdict.to_json()),
+                    similarity=round(each.similarity, 4),
+                    label=names[row],
+                    confidence=round(float(now[row].max()), 6),
+                )
+                for row, each in enumerate(found)
+            ]
+        )
+
+    def remembered(self) -> list[Remembered]:
+        """The memory of the version that classifies, where there is one."""
+        return [] if self._memory is None else [self._memory.remembered()]
+
     def close(self) -> None:
         """End the live source and every listener's stream."""
         self._stopped.set()
@@ -258,6 +301,7 @@ class ClassifyService:
 
     def _emit(self, verdicts: list[Verdict]) -> None:
         self.hub.write(verdicts)
+        self._recent.write(verdicts)
         if self._memory is not None:
             self._memory.write(verdicts)
 

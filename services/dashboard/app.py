@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from feature_store.registry import Registry
-from services.dashboard import versions
+from services.dashboard import admin, memories, versions
 
 STATIC = Path(__file__).parent / "static"
 _HEADERS = {
@@ -23,9 +23,17 @@ _HEADERS = {
 }
 
 
-def install(app: FastAPI, registry: Registry) -> None:
-    """Serve the dashboard at `/`, behind the routes that `app` has by now."""
+def install(app: FastAPI, registry: Registry, remembered: memories.Memories) -> None:
+    """Serve the dashboard at `/`, behind the routes that `app` has by now.
+
+    Args:
+        app: the application.
+        registry: whose versions are shown and moved.
+        remembered: gives the memories of the versions that serve.
+    """
     versions.add_routes(app, registry)
+    memories.add_routes(app, registry, remembered)
+    app.include_router(admin.router(registry, remembered))
     app.mount("/", _Page(directory=STATIC, html=True), name="dashboard")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import asdict
 from typing import Annotated, Any
 
 import numpy as np
@@ -63,27 +62,6 @@ class UserHistory(_Schema):
     events: list[HistoryEvent] = Field(description="Newest first.")
     hidden: list[NamedItem] = Field(description="What the user does not want to see.")
     degraded: bool
-
-
-class MemoryOfVersion(_Schema):
-    """What the error memory of a served version holds; see `errata memory stats`."""
-
-    version: str
-    entries: int = Field(description="Kept one by one.")
-    written: int = Field(description="Outcomes that were ever counted.")
-    capacity: int
-    rejected: int
-    gate_open: bool = Field(description="Whether corrections are applied.")
-    enabled: bool
-    excess_loss: float = Field(description="Corrected log loss minus the model's; below 0 helps.")
-    weights: dict[str, float] = Field(description="How much each estimate is listened to.")
-    bytes: int
-
-
-class MemoriesFound(_Schema):
-    """The memories of the versions that serve."""
-
-    memories: list[MemoryOfVersion]
 
 
 class MapPlace(_Schema):
@@ -172,16 +150,6 @@ def add_routes(app: FastAPI, chosen_catalogue: Any) -> None:
             places=[MapPlace(name=each.name, x=each.x, y=each.y) for each in places],
             # The rarest category says most of an item; places are the most frequent first.
             kinds=[max((number_of.get(word, -1) for word in each), default=-1) for each in words],
-        )
-
-    @app.get("/v1/memory", tags=["browse"], responses=documented(404, 422, 503))
-    def memory(catalogue: CatalogueService = chosen_catalogue) -> MemoriesFound:
-        """What the served versions got wrong lately, at a glance."""
-        return MemoriesFound(
-            memories=[
-                MemoryOfVersion(version=version, **asdict(stats))
-                for version, stats in catalogue.memories().items()
-            ]
         )
 
     @app.get("/v1/users", tags=["browse"], responses=documented(404, 422, 503))

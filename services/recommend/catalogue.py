@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import random
@@ -19,7 +20,7 @@ import redis
 
 from feature_store.editions import RecommenderEdition
 from feature_store.editions.additions import AddedItem
-from feature_store.error_memory import MemoryStats
+from feature_store.error_memory.remembered import Remembered
 from feature_store.offline import FeedbackLog, FeedbackRecord, Spool
 from feature_store.online import (
     CatalogueChanges,
@@ -30,6 +31,7 @@ from feature_store.online import (
 from feature_store.registry import Registry, RegistryError
 from feature_store.vectors import single_threaded
 from services.problems import ProblemError
+from services.recommend.assortment import Assortment
 from services.recommend.item_texts import ItemTexts
 from services.recommend.loading import Served, load_served
 from services.recommend.memory import Memories, MemoryStage
@@ -125,15 +127,26 @@ class CatalogueService:
         """What is known of this catalogue's users."""
         return self._users
 
-    def memories(self) -> dict[str, MemoryStats]:
-        """What is remembered, by the version that serves."""
-        versions = [served.version for served in self._arms.values()]
-        found = {version: self._memories.get(version) for version in versions}
-        return {
-            version: memory.replica.memory.stats()
-            for version, memory in found.items()
-            if memory is not None
-        }
+    def remembered(self) -> list[Remembered]:
+        """What is remembered of each version that serves."""
+        found = []
+        for served in self._arms.values():
+            memory = self._memories.get(served.version)
+            stage = next((each for each in served.stages if isinstance(each, MemoryStage)), None)
+            if memory is not None and stage is not None:
+                describe = functools.partial(
+                    stage.describe, title_of=functools.partial(_title, served.assortment)
+                )
+                found.append(
+                    Remembered(
+                        title=self.name,
+                        tenant=self._settings.tenant,
+                        log=memory.log,
+                        replica=memory.replica,
+                        describe=describe,
+                    )
+                )
+        return found
 
     @property
     def served(self) -> Served:
@@ -563,6 +576,11 @@ def _unique(n: int) -> list[str]:
     """Names that nothing else will have, 128 random bits each."""
     bits = f"{_random.getrandbits(128 * n):0{32 * n}x}" if n else ""
     return [bits[start : start + 32] for start in range(0, 32 * n, 32)]
+
+
+def _title(assortment: Assortment, row: int) -> str:
+    (title,), (item_id,) = assortment.titles([row]), assortment.item_ids([row])
+    return title or item_id
 
 
 def _unpacked(changes: Changes) -> list[AddedItem]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +23,10 @@ from feature_store.error_memory.events import (
     learn_anew,
     rebase,
 )
+from feature_store.error_memory.influence import Influential
 from feature_store.error_memory.log import Appended, MemoryLog
 from feature_store.error_memory.outcomes import Outcomes, Served, cases
+from feature_store.error_memory.remembered import Described
 from feature_store.error_memory.replica import MemoryReplica
 from feature_store.interactions.history import NEGATIVE_SIGNALS
 from feature_store.offline import FeedbackRecord
@@ -95,6 +97,26 @@ class MemoryStage:
         moved = np.zeros_like(candidates.scores)
         moved[requests, places] = offsets(reading.corrected, predicted)
         return moved
+
+    def heard(self, user: FloatArray, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(n,) how many remembered errors are near one user's items `rows`."""
+        return self._replica.memory.heard(self._keys(user, rows))
+
+    def describe(self, entries: Influential, title_of: Callable[[int], str]) -> list[Described]:
+        """Remembered errors in words."""
+        return [
+            Described(
+                about=title_of(row),
+                predicted=f"{100 * float(predicted[0]):.0f} %",
+                outcome="taken" if label[0] > 0.5 else "left",
+            )
+            for row, predicted, label in zip(
+                self._keys.rows(entries.keys).tolist(),
+                entries.predictions,
+                entries.labels,
+                strict=True,
+            )
+        ]
 
     def shown(
         self,

@@ -20,6 +20,7 @@ from services.problems import ProblemError
 from services.recommend.assortment import Assortment, RowHistory
 from services.recommend.diversity import capped, maximal_marginal_relevance
 from services.recommend.loading import Served
+from services.recommend.memory import MemoryStage
 from services.recommend.ranking import Candidates, in_order
 from services.recommend.schemas import RecommendationRequest
 from services.recommend.telemetry import Telemetry
@@ -191,7 +192,7 @@ def _answered(
     )
     if request.explain:
         reasons = _reasons(assortment, histories[place], found)
-        corrections = _corrections(candidates, number, chosen)
+        corrections = _corrections(served, candidates, number, chosen)
         items = orjson.dumps(
             [
                 item | {"reasons": reasons[at], "corrections": corrections[at]}
@@ -224,14 +225,24 @@ def _uncorrected(
 
 
 def _corrections(
-    candidates: Candidates, number: int, chosen: NDArray[np.int64] | slice
+    served: Served, candidates: Candidates, number: int, chosen: NDArray[np.int64] | slice
 ) -> list[list[dict[str, Any]]]:
-    """Per item, what each stage added."""
+    """Per item, what each stage added, and of the memory how many errors it heard."""
     moved = {name: each[number][chosen].tolist() for name, each in candidates.moved.items()}
-    n = len(candidates.rows[number][chosen])
+    rows = candidates.rows[number][chosen]
+    heard = {
+        stage.name: stage.heard(candidates.users[number], rows).tolist()
+        for stage in served.stages
+        if isinstance(stage, MemoryStage) and stage.name in moved and len(rows)
+    }
     return [
-        [{"by": name, "added": added[at]} for name, added in moved.items() if added[at]]
-        for at in range(n)
+        [
+            {"by": name, "added": added[at]}
+            | ({"errors": heard[name][at]} if name in heard else {})
+            for name, added in moved.items()
+            if added[at]
+        ]
+        for at in range(len(rows))
     ]
 
 

@@ -81,6 +81,7 @@ class Correction(_Schema):
 
     by: str
     added: float
+    errors: int | None = Field(None, description="How many remembered errors are near this one.")
 
 
 class RecommendedItem(_Schema):

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from threadpoolctl import threadpool_limits
 
+from feature_store.error_memory.remembered import Remembered
 from feature_store.online import connect
 from feature_store.registry import Registry
 from feature_store.vectors import single_threaded
@@ -75,6 +76,10 @@ class RecommendService:
                 detail=f"'{name}' is not served here; served are {sorted(self._catalogues)}",
             )
         return found
+
+    def remembered(self) -> list[Remembered]:
+        """The memories of all catalogues."""
+        return [each for catalogue in self._catalogues.values() for each in catalogue.remembered()]
 
     def recommendations(
         self, catalogue: str | None, request: RecommendationRequest

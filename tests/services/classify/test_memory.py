@@ -161,3 +161,13 @@ def test_what_a_source_said_can_be_forgotten(
     assert (memory.correct(own, hidden).argmax(axis=1) == 2).all()
     memory.log.forget_source("liar")
     assert eventually(lambda: (memory.correct(own, hidden).argmax(axis=1) == 0).all())
+
+
+def test_the_memory_learns_from_labels_of_every_class_what_it_is_worth(
+    memory: TrafficMemory, trained: TrafficEdition
+) -> None:
+    near = flows(memory, trained, seed=8)
+    taught(memory, near.verdicts(15, sure_of=1), trained.classes[2])
+    stats = memory.replica.memory.stats()
+    assert stats.excess_loss < 0
+    assert stats.weights["base"] < memory.replica.policy.base_prior
