@@ -293,7 +293,8 @@ class RecommenderEdition:
                 scores[user, : len(best)] = np.log1p(self.popularity[best])
                 scores[user, len(best) :] = -np.inf
         order = np.argsort(-scores, axis=1, kind="stable")
-        return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
+        each = np.arange(len(order))[:, None]
+        return scores[each, order], rows[each, order]
 
     def _most_popular(self, n: int, allowed: RowFilter | None, hidden: IntArray | None) -> IntArray:
         order = self._by_popularity

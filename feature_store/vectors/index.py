@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ class VectorIndex:
             self._index.k_factor = refine_factor
         self.effort = _effort(self._index, self.kind)
 
-    @property
+    @cached_property
     def max_breadth(self) -> int:
         """The largest breadth that changes anything."""
         if self.kind in ("ivf", "ivfpq"):
@@ -263,14 +264,15 @@ class VectorIndex:
     ) -> tuple[FloatArray, IntArray]:
         """The first k of each query's rows that it does not hide."""
         flags = self._scratch.flags(len(self))
+        kept_scores = np.full((len(rows), min(k, rows.shape[1])), -np.inf, np.float32)
+        kept_rows = np.full(kept_scores.shape, -1, np.int64)
         for query, unwanted in enumerate(hidden):
-            if len(unwanted):
-                flags[unwanted] = True
-                found = flags[rows[query]] & (rows[query] >= 0)
-                flags[unwanted] = False
-                scores[query, found], rows[query, found] = -np.inf, -1
-        order = np.argsort(rows < 0, axis=1, kind="stable")[:, :k]
-        return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
+            flags[unwanted] = True
+            kept = np.flatnonzero((rows[query] >= 0) & ~flags[rows[query]])[:k]
+            flags[unwanted] = False
+            kept_scores[query, : len(kept)] = scores[query, kept]
+            kept_rows[query, : len(kept)] = rows[query, kept]
+        return kept_scores, kept_rows
 
     @classmethod
     def _placed(cls, index: Any, matrix: FloatArray, device: str) -> VectorIndex:

@@ -38,6 +38,7 @@ class Telemetry:
             buckets=_LATENCY_BUCKETS_S,
             registry=self.registry,
         )
+        self._stages: dict[str, Histogram] = {}
         self.refused = Counter(
             "errata_refused_requests_total",
             "Requests refused because the service was too busy",
@@ -104,7 +105,10 @@ class Telemetry:
         try:
             yield
         finally:
-            self.stage.labels(stage).observe(time.perf_counter() - started)
+            series = self._stages.get(stage)
+            if series is None:  # looking one up by its label costs more than the observation
+                series = self._stages[stage] = self.stage.labels(stage)
+            series.observe(time.perf_counter() - started)
 
     def exposition(self) -> bytes:
         """The text format that `/metrics` answers, of all worker processes together."""
