@@ -14,6 +14,10 @@ export const key = {
   set: (value) => (value ? sessionStorage.setItem(KEY, value) : sessionStorage.removeItem(KEY)),
 };
 
+// Opens the key dialog: `asked` by the reader, or by an answer that came without one.
+export const wantKey = (detail = { asked: true }) =>
+  document.dispatchEvent(new CustomEvent("key-wanted", { detail }));
+
 async function ask(path, { method = "GET", body, json, signal, accept = "application/json" } = {}) {
   const headers = { accept };
   if (key.get()) headers.authorization = `Bearer ${key.get()}`;
@@ -33,7 +37,7 @@ async function ask(path, { method = "GET", body, json, signal, accept = "applica
   }
   if (answer.ok) return answer;
   const problem = await answer.json().catch(() => ({}));
-  if (answer.status === 401) document.dispatchEvent(new CustomEvent("key-wanted"));
+  if (answer.status === 401) wantKey({ asked: false });
   throw new Problem({
     status: answer.status,
     title: problem.title ?? `Answered with ${answer.status}`,

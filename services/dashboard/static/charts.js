@@ -5,27 +5,29 @@ import { percent, s } from "./dom.js";
 
 const W = 600;
 
-// Shares of classes over time, stacked to one. bins: [{total, counts: Map(label → n)}]
-export function stackedShares(bins, labels, fill, { from, to }) {
+// How many flows of each class, over time. bins: [{total, counts: Map(label → n)}]
+export function classMix(bins, labels, fill, { from, to }) {
   const height = 190;
-  const bottom = 22;
-  const step = W / Math.max(bins.length, 1);
-  const area = [];
-  bins.forEach(({ total, counts }, i) => {
-    let below = 0;
+  const [left, bottom] = [26, 22];
+  const step = (W - left) / Math.max(bins.length, 1);
+  const most = Math.max(1, ...bins.map((each) => each.total));
+  const unit = (height - bottom - 8) / most;
+  const bars = [];
+  bins.forEach(({ counts }, i) => {
+    let below = height - bottom;
     for (const label of labels) {
-      const share = total ? (counts.get(label) ?? 0) / total : 0;
-      if (!share) continue;
-      const top = (height - bottom) * (1 - below - share);
-      area.push(s("rect", { class: fill(label), x: i * step, y: top, width: Math.max(step - 1, 0.5), height: (height - bottom) * share }));
-      below += share;
+      const tall = (counts.get(label) ?? 0) * unit;
+      if (!tall) continue;
+      below -= tall;
+      bars.push(s("rect", { class: fill(label), x: left + i * step + 0.75, y: below, width: Math.max(step - 1.5, 0.5), height: tall }));
     }
   });
   const newest = bins.filter((each) => each.total).at(-1);
   const said = newest ? labels.map((label) => `${label} ${percent((newest.counts.get(label) ?? 0) / newest.total)}`).join(", ") : "no flows yet";
   return s("svg", { class: "chart", viewBox: `0 0 ${W} ${height}`, role: "img", "aria-label": `Class mix over time; lately ${said}` },
-    s("line", { class: "grid", x1: 0, x2: W, y1: height - bottom, y2: height - bottom }), area,
-    s("text", { x: 0, y: height - 6 }, from), s("text", { x: W, y: height - 6, "text-anchor": "end" }, to));
+    s("line", { class: "grid", x1: left, x2: W, y1: 8, y2: 8 }), s("text", { x: left - 5, y: 12, "text-anchor": "end" }, most),
+    s("line", { class: "grid", x1: left, x2: W, y1: height - bottom, y2: height - bottom }), bars,
+    s("text", { x: left, y: height - 6 }, from), s("text", { x: W, y: height - 6, "text-anchor": "end" }, to));
 }
 
 // counts: of equal bins over [0, 1]
@@ -58,21 +60,31 @@ export function flowLife(verdicts, fill, limit) {
     s("text", { x: left, y: height - 5 }, "packet 1"), s("text", { x: W - 8, y: height - 5, "text-anchor": "end" }, `packet ${last}`));
 }
 
-// A line over time; points: [[seconds, value]]
-export function line(points, { said, unit = (value) => value.toFixed(2), others = [] }) {
-  const height = 170;
-  const [left, bottom, top] = [48, 22, 8];
-  const every = [points, ...others.map((each) => each.points)].flat();
-  const [begin, end] = [Math.min(...every.map((p) => p[0])), Math.max(...every.map((p) => p[0]))];
-  const values = every.map((p) => p[1]);
-  const low = Math.min(0, ...values);
-  const high = Math.max(...values, low + 1e-9);
-  const at = ([t, v]) => `${left + ((W - left) * (t - begin)) / Math.max(end - begin, 1e-9)},${top + (height - bottom - top) * (1 - (v - low) / (high - low))}`;
-  const drawn = (some, name) => s("polyline", { class: `line ${name}`, points: some.map(at).join(" ") });
-  return s("svg", { class: "chart", viewBox: `0 0 ${W} ${height}`, role: "img", "aria-label": said },
-    s("line", { class: "grid", x1: left, x2: W, y1: height - bottom, y2: height - bottom }),
-    s("line", { class: "grid", x1: left, x2: W, y1: top, y2: top }),
-    s("text", { x: left - 6, y: height - bottom + 4, "text-anchor": "end" }, unit(low)),
-    s("text", { x: left - 6, y: top + 8, "text-anchor": "end" }, unit(high)),
-    others.map((each) => drawn(each.points, each.name)), drawn(points, "main"));
+// Two errors over time, and when a version was published or a detector rang.
+// points: [{time_ms, before, after, version}]
+export function beforeAndAfter(points, { retrained, alarms }) {
+  const height = 190;
+  const [left, bottom, top] = [44, 24, 10];
+  const [begin, end] = [points[0].time_ms, points.at(-1).time_ms];
+  const high = 1.08 * Math.max(...points.flatMap((p) => [p.before, p.after]), 1e-9);
+  // Outcomes come in bursts: they are laid out in their order, and marks between them.
+  const x = (i) => left + ((W - left - 6) * i) / (points.length - 1);
+  const y = (loss) => top + (height - bottom - top) * (1 - loss / high);
+  const at = (ms) => x(Math.max(0, points.findIndex((p) => p.time_ms >= ms)));
+  const drawn = (name) => points.map((p, i) => `${x(i)},${y(p[name])}`).join(" ");
+  const gained = `${drawn("before")} ${points.map((p, i) => `${x(i)},${y(p.after)}`).reverse().join(" ")}`;
+  const clock = (ms) => new Date(ms).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" });
+  const mean = (name) => points.reduce((sum, p) => sum + p[name] * p.outcomes, 0) / points.reduce((sum, p) => sum + p.outcomes, 0);
+  const within = (ms) => ms >= begin && ms <= end;
+  const upright = (ms, name) => s("line", { class: name, x1: at(ms), x2: at(ms), y1: top, y2: height - bottom });
+  return s("svg", { class: "chart", viewBox: `0 0 ${W} ${height}`, role: "img", "aria-label": `Log loss of the model's own predictions ${mean("before").toFixed(3)}, corrected ${mean("after").toFixed(3)}; retrained ${retrained.length} times, ${alarms.length} drift alarms` },
+    [0, 0.5, 1].map((share) => [
+      s("line", { class: "grid", x1: left, x2: W - 6, y1: y(share * high / 1.08), y2: y(share * high / 1.08) }),
+      s("text", { x: left - 6, y: y(share * high / 1.08) + 4, "text-anchor": "end" }, (share * high / 1.08).toFixed(2))]),
+    s("polygon", { class: "gain", points: gained }),
+    s("polyline", { class: "line before", points: drawn("before") }),
+    s("polyline", { class: "line after", points: drawn("after") }),
+    retrained.filter((each) => within(each.time_ms)).map((each) => upright(each.time_ms, "mark")),
+    alarms.filter(within).map((ms) => upright(ms, "alarm")),
+    s("text", { x: left, y: height - 6 }, clock(begin)), s("text", { x: W - 6, y: height - 6, "text-anchor": "end" }, clock(end)));
 }

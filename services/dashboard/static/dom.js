@@ -41,6 +41,8 @@ export function failure(problem, retry) {
   return h("div", { class: "empty failure", role: "alert" },
     h("p", { class: "empty-title" }, problem.title ?? "Something went wrong"),
     h("p", {}, problem.detail ?? problem.message),
+    (problem.status === 401 || problem.status === 403) && h("button", { type: "button", class: "primary", onclick: () => document.dispatchEvent(new CustomEvent("key-wanted", { detail: { asked: true } })) },
+      problem.status === 401 ? "Enter a key" : "Use another key"),
     retry && h("button", { type: "button", onclick: retry }, "Try again"));
 }
 
@@ -57,6 +59,39 @@ export function copyable(command) {
   }
   return h("div", { class: "command" }, h("code", { tabindex: "0" }, command), button);
 }
+
+// Asks before something is done; `act` may fail, and is told why in the dialog.
+export function confirmed({ title, text, verb, command, act }) {
+  const problem = h("div", {});
+  const yes = h("button", { type: "button", class: "primary", onclick: go }, verb);
+  const dialog = h("dialog", { "aria-labelledby": "confirm-title", onclose: () => dialog.remove() },
+    h("h2", { id: "confirm-title" }, title), text.map((each) => h("p", {}, each)),
+    command && h("details", {}, h("summary", {}, "From a shell"), copyable(command)),
+    problem,
+    h("div", { class: "row end" },
+      h("button", { type: "button", class: "quiet", onclick: () => dialog.close() }, "Cancel"), yes));
+  async function go() {
+    yes.disabled = true;
+    try {
+      await act();
+      dialog.close();
+    } catch (error) {
+      replace(problem, failure(error));
+      yes.disabled = false;
+    }
+  }
+  document.body.append(dialog);
+  dialog.showModal();
+  yes.focus();
+}
+
+export const ago = (ms) => {
+  const s = (Date.now() - ms) / 1000;
+  if (s < 90) return `${Math.max(0, Math.round(s))} s ago`;
+  if (s < 5400) return `${Math.round(s / 60)} min ago`;
+  if (s < 172800) return `${Math.round(s / 3600)} h ago`;
+  return new Date(ms).toLocaleDateString("en-GB", { day: "numeric", month: "short", year: "numeric" });
+};
 
 export function later(wait, work) {
   let timer;

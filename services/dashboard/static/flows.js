@@ -1,7 +1,7 @@
 // Flows as their verdicts arrive. A verdict that comes twice counts once.
 
 const MOST_FLOWS = 5000;
-const BINS = 48;
+const BINS = 40;
 const LIVE_SPAN_S = 60;
 
 export class Flows {
@@ -29,6 +29,7 @@ export class Flows {
     flow.last = verdict;
     flow.at = this.live ? arrived : verdict.time;
     if (verdict.final) flow.final = verdict;
+    if (verdict.model_version) this.version = verdict.model_version;
     this.changes += 1;
   }
 

@@ -4,6 +4,7 @@ import { getJson, query } from "./api.js";
 import { failure, h, replace } from "./dom.js";
 
 const NEAR_PX = 14;
+const FILLS = 8;
 
 export class ItemMap {
   #field = null; // {item_ids, titles, xy, places}
@@ -17,16 +18,21 @@ export class ItemMap {
     this.canvas = h("canvas", { role: "img", "aria-label": "Map of the item space" });
     this.tip = h("div", { class: "tip", hidden: true });
     this.body = h("div", { class: "canvas" }, this.canvas, this.tip);
-    this.inks = Object.fromEntries(["dot", "read", "lit", "label"].map((name) => {
+    this.inks = Object.fromEntries(["dot", "read", "lit", "label", "halo"].map((name) => {
       const probe = h("span", { class: `ink ${name}`, hidden: true });
       this.body.append(probe);
       return [name, probe];
     }));
+    this.fills = Array.from({ length: FILLS }, (_, i) => {
+      const probe = h("span", { class: `ink f${i}`, hidden: true });
+      this.body.append(probe);
+      return probe;
+    });
     this.element = h("div", { class: "item-map" }, this.body,
       h("p", { class: "legend" },
         h("span", { class: "key read" }), "history",
         h("span", { class: "key lit" }), "recommended",
-        h("span", { class: "key dot" }), "the rest, near what is like it"));
+        h("span", { class: "key dot" }), "the rest, near what is like it, coloured by kind"));
     this.canvas.addEventListener("pointermove", (event) => this.#hover(event));
     this.canvas.addEventListener("pointerleave", () => { this.tip.hidden = true; });
     this.canvas.addEventListener("click", (event) => {
@@ -85,20 +91,18 @@ export class ItemMap {
     pen.setTransform(scale, 0, 0, scale, 0, 0);
     pen.clearRect(0, 0, width, height);
     const many = this.#field.xy.length;
-    pen.fillStyle = ink("dot");
-    const size = many > 1500 ? 1.4 : many > 400 ? 2 : 2.8;
-    for (const [x, y] of this.#field.xy) {
+    const size = many > 1500 ? 1.9 : many > 400 ? 2.4 : 3;
+    const fills = this.fills.map((probe) => getComputedStyle(probe).backgroundColor);
+    const plain = ink("dot");
+    pen.globalAlpha = this.#lit.results.length ? 0.4 : 0.65;
+    this.#field.xy.forEach(([x, y], i) => {
+      const kind = this.#field.kinds?.[i] ?? -1;
+      pen.fillStyle = kind >= 0 && kind < FILLS ? fills[kind] : plain;
       pen.beginPath();
       pen.arc(x * width, (1 - y) * height, size, 0, 7);
       pen.fill();
-    }
-    pen.font = "600 11px system-ui, sans-serif";
-    pen.textAlign = "center";
-    pen.fillStyle = ink("label");
-    for (const { name, x, y } of this.#field.places) {
-      const half = pen.measureText(name).width / 2 + 4;
-      pen.fillText(name, Math.min(Math.max(x * width, half), width - half), Math.min(Math.max((1 - y) * height, 12), height - 6));
-    }
+    });
+    pen.globalAlpha = 1;
     const spot = (item) => this.#spots.get(item.item_id);
     // From the history item that most brought a result, a thread to it.
     pen.lineWidth = 1;
@@ -137,6 +141,19 @@ export class ItemMap {
       pen.fill();
     }
     pen.globalAlpha = 1;
+    // Names last, with a halo, so that dots do not cut through them.
+    pen.font = "600 11.5px system-ui, sans-serif";
+    pen.textAlign = "center";
+    pen.lineJoin = "round";
+    pen.lineWidth = 4;
+    pen.strokeStyle = ink("halo");
+    this.#field.places.forEach(({ name, x, y }, kind) => {
+      const half = pen.measureText(name).width / 2 + 4;
+      const at = [Math.min(Math.max(x * width, half), width - half), Math.min(Math.max((1 - y) * height, 12), height - 6)];
+      pen.strokeText(name, ...at);
+      pen.fillStyle = kind < FILLS ? fills[kind] : ink("label");
+      pen.fillText(name, ...at);
+    });
     const { history, results } = this.#lit;
     this.canvas.setAttribute("aria-label",
       `Map of the item space: ${many} items as dots, ${history.length} of the history and ${results.length} recommended ones lit`);

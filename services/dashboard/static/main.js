@@ -63,14 +63,25 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => docu
 
 const dialog = document.getElementById("key-dialog");
 const value = document.getElementById("key-value");
-const askForKey = () => {
+const why = document.getElementById("key-why");
+const keyButton = document.getElementById("key");
+let declined = false; // an answer that wants a key opens the dialog once, not every time
+function askForKey(reason = "") {
   if (dialog.open) return;
+  why.textContent = reason;
+  why.hidden = !reason;
   value.value = key.get();
   dialog.showModal();
-};
-document.getElementById("key").addEventListener("click", askForKey);
-document.addEventListener("key-wanted", () => { if (!key.get()) askForKey(); });
+}
+keyButton.classList.toggle("set", Boolean(key.get()));
+keyButton.title = key.get() ? "A key is sent with every request" : "No key is sent";
+keyButton.addEventListener("click", () => askForKey());
+document.addEventListener("key-wanted", ({ detail }) => {
+  if (!detail.asked && declined) return;
+  askForKey(detail.asked ? "" : key.get() ? "The service does not take the key that it was sent: it is unknown, revoked or expired." : "This service asks for a key.");
+});
 dialog.addEventListener("close", () => {
+  declined = true;
   if (dialog.returnValue !== "save") return;
   key.set(value.value.trim());
   location.reload();

@@ -1,82 +1,139 @@
-// What the error memory holds, whether it speaks, what it is worth, and what came back.
+// What each error memory holds, whether it speaks, what it is worth over time, and its loudest
+// entries.
 
-import { getJson, getText } from "./api.js";
-import { line } from "./charts.js";
-import { copyable, count, empty, failure, h, percent, replace } from "./dom.js";
+import { getJson, send } from "./api.js";
+import { beforeAndAfter } from "./charts.js";
+import { ago, confirmed, copyable, count, empty, failure, h, percent, replace } from "./dom.js";
 import { table } from "./models.js";
 
 const EVERY_MS = 2000;
-const KEPT = 900; // half an hour
-const INFLUENTIAL = 8;
+const LISTENED_TO = 6;
+const LOUDEST = 8;
+const TITLES = { recommender: "Recommender", traffic: "Traffic classifier" };
+const TEACH = {
+  recommender: "Between two trainings the service learns from outcomes. Choose a user under Recommend and click or dismiss something: what the model got wrong becomes an entry here.",
+  traffic: "Between two trainings the classifier learns from labels. Classify a capture under Traffic, choose a flow and say what it really was: what the model got wrong becomes an entry here.",
+};
 
 export function view(panel) {
   const body = h("div", { class: "stack" });
-  replace(panel, h("div", { class: "bar" }, h("h2", {}, "Memory")), body);
-  const seen = new Map(); // version → [[seconds, excess loss, entries]]
+  replace(panel, h("div", { class: "bar" }, h("h2", {}, "Memory"),
+    h("p", { class: "how" }, "What the models got wrong since they were trained, and how that corrects the next answer.")), body);
   let timer = null;
   let drawn = "";
 
   async function refresh() {
     try {
       const { memories } = await getJson("/v1/memory");
-      // Metrics may need a wider key than the memory does: without them the page lacks one table.
-      const metrics = await getText("/metrics").then(parsed, () => new Map());
-      for (const each of memories) {
-        if (!seen.has(each.version)) seen.set(each.version, []);
-        const points = seen.get(each.version);
-        points.push([Date.now() / 1000, each.excess_loss, each.written]);
-        points.splice(0, points.length - KEPT);
-      }
-      draw(memories, metrics);
+      const found = await Promise.all(memories.map(async (each) => {
+        if (!each.written) return { each, course: { points: [], retrained: [] }, entries: [] };
+        const of = `/v1/memory/${each.model}`;
+        const [course, { entries }] = await Promise.all([
+          getJson(`${of}/course?version=${each.version}`).catch(() => ({ points: [], retrained: [] })),
+          getJson(`${of}/entries?version=${each.version}&k=${LOUDEST}`)]);
+        return { each, course, entries };
+      }));
+      draw(found);
     } catch (problem) {
       drawn = "";
       replace(body, h("div", { class: "card" }, failure(problem, refresh)));
     }
   }
 
-  function draw(memories, metrics) {
-    const outcomes = (metrics.get("errata_outcomes_total") ?? []).filter((each) => each.value);
-    const mark = JSON.stringify([memories, outcomes]);
-    if (mark === drawn) return;
+  function draw(found) {
+    const mark = JSON.stringify(found);
+    // Nothing is redrawn under somebody's hands.
+    if (mark === drawn || (drawn && document.querySelector("dialog[open]"))) return;
+    const focus = body.contains(document.activeElement) ? document.activeElement.dataset.key : null;
+    const opened = new Set([...body.querySelectorAll("details[open]")].map((each) => each.dataset.key));
     drawn = mark;
-    replace(body,
-      memories.map((each) => memory(each)),
-      outcomes.length > 0 && h("div", { class: "card" }, h("h3", {}, "Outcomes of what was served"),
-        table(["Version", "Outcome", "Times"], outcomes.map((each) => [
-          h("span", { class: "mono" }, each.labels.version), each.labels.type, count(each.value)]))));
+    replace(body, found.length ? found.map((each) => memory(each)) : h("div", { class: "card" },
+      empty("No version serves yet", "A memory belongs to a version that serves. Train one and promote it.", "errata train recommender --data DIR --promote")));
+    for (const each of body.querySelectorAll("details")) each.open = opened.has(each.dataset.key);
+    if (focus) body.querySelector(`[data-key="${CSS.escape(focus)}"]`)?.focus();
   }
 
-  function memory(each) {
-    const title = h("div", { class: "row between" }, h("h3", {}, "Recommender ", h("span", { class: "mono" }, each.version)), h("span", { class: `tag${each.gate_open && each.enabled ? " serving" : ""}` }, state(each)));
+  function memory({ each, course, entries }) {
+    const name = TITLES[each.model] ?? each.model;
+    const several = each.title !== "default" && each.title !== each.model;
+    const title = h("div", { class: "row between wrap" },
+      h("h3", { class: "model" }, name, several && ` · ${each.title}`, " ", h("span", { class: "mono" }, each.version)),
+      h("div", { class: "row" },
+        h("span", { class: `tag${each.gate_open && each.enabled ? " serving" : ""}` }, state(each)),
+        h("button", { type: "button", class: "quiet", "data-key": `switch-${each.version}`, onclick: () => turn(each, name) }, each.enabled ? "Switch off…" : "Switch on…")));
     if (!each.written) {
-      return h("div", { class: "card" }, title, empty("Nothing is remembered yet",
-        "Between two trainings the service learns from outcomes. Choose a user under Recommend and click or dismiss something: what the model got wrong becomes an entry here.",
-        "errata memory stats"));
+      return h("div", { class: "card" }, title, empty("Nothing is remembered yet", TEACH[each.model], `errata memory stats --model ${each.model}`));
     }
-    const points = seen.get(each.version) ?? [];
-    const helps = each.excess_loss < 0;
-    const weights = Object.entries(each.weights).sort((a, b) => b[1] - a[1]).slice(0, INFLUENTIAL);
+    const weights = Object.entries(each.weights).sort((a, b) => b[1] - a[1]).slice(0, LISTENED_TO);
+    const drift = alarms(each.drift);
     return h("div", { class: "card" }, title,
       h("dl", { class: "figures inner" }, [
-        ["entries kept", count(each.entries)], ["outcomes counted", count(each.written)],
-        ["of its room", percent(each.entries / each.capacity)], ["in memory", `${(each.bytes / 1e6).toFixed(1)} MB`],
-        ["log loss, corrected − model", `${each.excess_loss > 0 ? "+" : each.excess_loss < 0 ? "−" : ""}${Math.abs(each.excess_loss).toFixed(4)}`],
-      ].map(([name, value]) => h("div", { class: "figure" }, h("dt", {}, name), h("dd", {}, value)))),
-      h("p", { class: "how" }, each.excess_loss === 0 ? "Too little is known yet to say what the corrections are worth."
-        : each.gate_open ? `Corrections are applied; lately they made the answers ${helps ? "better" : "worse"}.`
-          : `It only watches: the model's own word stands until the corrections have proved themselves over enough outcomes. Lately they would have made the answers ${helps ? "better" : "worse"}.`,
-      !each.enabled && " The memory was switched off: errata memory on."),
+        ["outcomes counted", count(each.written)],
+        ["entries kept", count(each.entries), `${percent(each.entries / each.capacity)} of its room, ${(each.bytes / 1e6).toFixed(1)} MB`],
+        ["hit rate", each.reads ? percent(each.hits / each.reads) : "–", `of ${count(each.reads)} predictions, an entry was near`],
+        ["log loss, corrected − model", signed(each.excess_loss), "lately; below zero it helps"],
+        ["drift alarms", drift === null ? "–" : count(drift.length), drift === null ? "no detector runs here" : drift.length ? `last ${ago(drift.at(-1))}` : "none so far"],
+      ].map(([term, value, more]) => h("div", { class: "figure", title: more }, h("dt", {}, term), h("dd", {}, value)))),
+      h("p", { class: "how" }, verdict(each)),
       h("div", { class: "two flat" },
-        h("div", {}, h("h3", {}, "Corrected minus the model, while this page is open"),
-          points.length > 1 ? line(points.map(([t, excess]) => [t, excess]), { unit: (value) => value.toFixed(3), said: `Excess log loss over time, now ${each.excess_loss.toFixed(4)}; below zero is good` })
-            : h("p", { class: "none" }, "A line is drawn as outcomes come in.")),
+        h("div", {}, h("h3", {}, "Error before and after correction"),
+          course.points.length > 1
+            ? [beforeAndAfter(course.points, { retrained: course.retrained, alarms: drift ?? [] }),
+              h("p", { class: "legend" }, h("span", { class: "key line before" }), "the model alone", h("span", { class: "key line after" }), "corrected",
+                h("span", { class: "key line mark" }), `retrained${course.retrained.length ? ` (${course.retrained.length})` : ""}`,
+                drift !== null && [h("span", { class: "key line alarm" }), "drift alarm"])]
+            : h("p", { class: "none" }, "A line is drawn from the second handful of outcomes on.")),
         h("div", {}, h("h3", {}, "Who is listened to"),
-          h("ul", { class: "weights" }, weights.map(([name, share]) => h("li", {}, h("span", {}, name === "base" ? "the model itself" : name.replaceAll("_", " ")), h("span", { class: "meter" }, h("i", { class: name === "base" ? "fb" : "fr", style: { width: `${100 * share}%` } })), h("small", {}, percent(share))))))),
-      h("details", {}, h("summary", {}, "Look into it, and undo"),
-        h("div", { class: "stack tight" }, ["errata memory tail", "errata memory explain PREDICTION_ID", "errata memory forget --where source=USER", each.enabled ? "errata memory off" : "errata memory on"].map((command) => h("div", {}, copyable(command))))));
+          h("ul", { class: "weights" }, weights.map(([expert, share]) => h("li", {}, h("span", { title: expert }, inWords(expert)), h("span", { class: "meter" }, h("i", { class: expert === "base" ? "fb" : "fr", style: { width: `${100 * share}%` } })), h("small", {}, percent(share))))))),
+      entries.length > 0 && [h("h3", {}, "The loudest entries"), loudest(each, entries, name)],
+      h("details", { "data-key": each.version }, h("summary", {}, "From a shell"),
+        h("div", { class: "stack tight" }, [`errata memory tail --model ${each.model}`, "errata memory explain PREDICTION_ID", `errata memory forget --model ${each.model} --where source=NAME`].map((command) => h("div", {}, copyable(command))))));
   }
 
-  const state = (each) => !each.enabled ? "switched off" : each.gate_open ? "corrects" : "watches";
+  function loudest(each, entries, name) {
+    const most = entries[0].influence || 1;
+    const about = entries.some((entry) => entry.about);
+    return h("div", { class: "wide", tabindex: "0", role: "region", "aria-label": `Loudest entries of the ${name.toLowerCase()}` },
+      table([...(about ? ["About"] : []), "The model said", "It was", "Influence", "When", "Source", ""], entries.map((entry) => [
+        ...(about ? [entry.about] : []),
+        h("s", { class: "struck-label" }, entry.predicted), entry.outcome,
+        h("span", { class: "meter", title: `moves a prediction at its place by ${entry.influence}` }, h("i", { class: "fr", style: { width: `${(100 * entry.influence) / most}%` } })),
+        entry.time_ms ? ago(entry.time_ms) : "–",
+        h("span", { class: "mono", title: "A hash: names are not kept here" }, entry.source.slice(0, 8)),
+        h("div", { class: "row end" },
+          h("button", { type: "button", class: "small", "data-key": `forget-${entry.feedback}-${entry.source}`, "aria-label": `Forget: ${entry.about ?? ""} ${entry.predicted}, was ${entry.outcome}`, onclick: () => forget(each, entry) }, "Forget…")),
+      ])));
+  }
+
+  function forget(each, entry) {
+    const all = h("input", { type: "checkbox", id: "forget-all", checked: !entry.feedback, disabled: !entry.feedback });
+    confirmed({
+      title: "Forget this entry?",
+      text: [
+        `${entry.about ? `${entry.about}: the` : "The"} model said ${entry.predicted}, it was ${entry.outcome}. Every replica goes on as if that had never been said, within a second.`,
+        h("span", { class: "row" }, all, h("label", { for: "forget-all", class: "inline" }, `and all else that source ${entry.source.slice(0, 8)} said or will say`)),
+      ],
+      verb: "Forget",
+      act: async () => {
+        const what = all.checked ? { source: entry.source } : { feedback: entry.feedback };
+        await send(`/v1/memory/${each.model}/forget`, { version: each.version, ...what });
+        setTimeout(refresh, 400);
+      },
+    });
+  }
+
+  function turn(each, name) {
+    confirmed({
+      title: `Switch the memory of the ${name.toLowerCase()} ${each.enabled ? "off" : "on"}?`,
+      text: [each.enabled ? "Answers are the model's own from now on, in every replica. Outcomes are still collected." : "Corrections are applied again, in every replica, where they have proved themselves."],
+      verb: each.enabled ? "Switch off" : "Switch on",
+      command: `errata memory ${each.enabled ? "off" : "on"} --model ${each.model}`,
+      act: async () => {
+        await send(`/v1/memory/${each.model}/switch`, { version: each.version, enabled: !each.enabled });
+        setTimeout(refresh, 400);
+      },
+    });
+  }
 
   return {
     shown: () => { refresh(); timer ??= setInterval(() => { if (!document.hidden) refresh(); }, EVERY_MS); },
@@ -84,15 +141,34 @@ export function view(panel) {
   };
 }
 
-// Prometheus's text format: name → [{labels, value}]
-export function parsed(text) {
-  const found = new Map();
-  for (const each of text.split("\n")) {
-    const match = /^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)/.exec(each);
-    if (!match) continue;
-    const labels = Object.fromEntries([...(match[2] ?? "").matchAll(/(\w+)="((?:[^"\\]|\\.)*)"/g)].map((pair) => [pair[1], pair[2]]));
-    if (!found.has(match[1])) found.set(match[1], []);
-    found.get(match[1]).push({ labels, value: Number(match[3]) });
-  }
-  return found;
+const state = (each) => !each.fresh ? "frozen" : !each.enabled ? "switched off" : each.gate_open ? "corrects" : "watches";
+
+function verdict(each) {
+  if (!each.fresh) return "Redis does not answer: corrections go on from what was read, and nothing new is learned.";
+  if (!each.enabled) return "It was switched off: the model's own word stands, and outcomes are still collected.";
+  const worth = each.excess_loss === 0 ? "" : ` Lately they ${each.gate_open ? "made" : "would have made"} the answers ${each.excess_loss < 0 ? "better" : "worse"}.`;
+  if (each.gate_open) return `Corrections are applied.${worth || " Too little is known yet to say what they are worth."}`;
+  if (each.written < each.probation) return `It only watches: the model's own word stands until ${count(each.probation)} outcomes have shown what corrections are worth.${worth}`;
+  return `It only watches: corrections were no better than the model's own word.${worth}`;
+}
+
+const signed = (x) => `${x > 0 ? "+" : x < 0 ? "−" : ""}${Math.abs(x).toFixed(4)}`;
+
+// Experts have technical names; what they do has a plain one.
+function inWords(name) {
+  if (name === "base") return "the model itself";
+  const [, kind, width, life] = /^(kernel|sketch) (\S+) t½=(\S+)$/.exec(name) ?? [];
+  if (!kind) return name;
+  const span = life === "inf" ? "of all time" : `of the last ${count(Number(life))}`;
+  if (kind === "sketch") return width === "2^0" ? `all errors, ${span}` : `errors of a region, ${span}`;
+  const beta = Number(width.slice(2));
+  return `${beta >= 100 ? "the very nearest" : beta >= 20 ? "near" : "wider"} errors, ${span}`;
+}
+
+// When a drift detector rang, in milliseconds; null where none runs.
+function alarms(drift) {
+  if (drift === null || drift === undefined) return null;
+  const found = Array.isArray(drift) ? drift : drift.alarms ?? drift.times_ms ?? [];
+  if (!Array.isArray(found)) return [];
+  return found.map((each) => Number(each?.time_ms ?? each)).filter(Number.isFinite).sort((a, b) => a - b);
 }

@@ -204,9 +204,15 @@ export function view(panel) {
     } else {
       if (!results.isConnected) replace(resultsBody, results);
       const before = places();
+      const focused = results.contains(document.activeElement) && {
+        rank: [...results.children].findIndex((each) => each.contains(document.activeElement)),
+        button: document.activeElement.classList.contains("no") ? ".no" : ".yes",
+      };
       const ranks = new Map((state.before?.items ?? []).map((item, rank) => [item.item_id, rank]));
       replace(results, answer.items.map((item, rank) => resultOf(item, rank, ranks)));
       slide(before);
+      // Whoever goes on by keyboard goes on at the same place of the list.
+      if (focused) results.children[Math.min(focused.rank, results.children.length - 1)]?.querySelector(focused.button)?.focus();
     }
     map.light(state.history.slice(0, HISTORY_SHOWN), answer.items, answer.model_version);
   }
@@ -229,7 +235,7 @@ export function view(panel) {
         h("span", { class: "because", title: `${Math.round((100 * each.contribution) / total)} % of what brought it` }, each.title ?? each.item_id)])),
       (item.corrections ?? []).map((each) => h("p", { class: "correction" },
         h("span", { "aria-hidden": "true" }, each.added > 0 ? "↑ " : "↓ "),
-        `${each.added > 0 ? "raised" : "lowered"} by ${each.by === "memory" ? "recent errors" : each.by} (${each.added > 0 ? "+" : "−"}${Math.abs(each.added).toFixed(2)})`))),
+        `${each.by === "memory" ? `corrected by ${each.errors ? `${each.errors} recent error${each.errors === 1 ? "" : "s"}` : "what is remembered"}` : `${each.added > 0 ? "raised" : "lowered"} by ${each.by}`} (${each.added > 0 ? "+" : "−"}${Math.abs(each.added).toFixed(2)})`))),
     h("div", { class: "actions" },
       h("button", { type: "button", class: "icon yes", "aria-label": `Click ${name(item)}`, title: "Click: more like it", onclick: () => act(item, "click") }, "+"),
       h("button", { type: "button", class: "icon no", "aria-label": `Dismiss ${name(item)}`, title: "Dismiss: hide it", onclick: () => act(item, "dismiss") }, "×")));

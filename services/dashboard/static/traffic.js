@@ -1,7 +1,7 @@
 // Verdicts as they are given: what passes, how sure they are, and one flow's life.
 
 import { getJson, listen, newId, send, upload } from "./api.js";
-import { flowLife, histogram, stackedShares } from "./charts.js";
+import { classMix, flowLife, histogram } from "./charts.js";
 import { count, empty, failure, h, percent, replace } from "./dom.js";
 import { Flows } from "./flows.js";
 
@@ -10,6 +10,10 @@ const AGAIN_MS = 3000;
 const LISTED = 60;
 const COLOURS = 8;
 const UNKNOWN = "unknown";
+const NEIGHBOURS = 12;
+const NEIGHBOURS_SHOWN = 6;
+const SPREAD_EVERY_MS = 150;
+const SPREAD_LOOKS = 20;
 
 export function view(panel) {
   const live = new Flows("Live", { live: true });
@@ -21,7 +25,10 @@ export function view(panel) {
   let absent = false;
   let problem = null;
   let labelling = false; // whether the service takes labels
+  let steps = false; // whether all verdicts of the flow are shown
   let told = null; // what became of the last one
+  let near = null; // the flows most like the chosen one: [{verdict, similarity, label, confidence}]
+  const now = new Map(); // prediction_id → what would be said of a flow since the last label
   const colours = new Map();
 
   const fill = (label) => {
@@ -32,7 +39,7 @@ export function view(panel) {
   const labelled = (label) => h("span", { class: "label" }, h("i", { class: `dotkey ${fill(label)}` }), label);
 
   const state = h("span", { class: "live", role: "status" }, "connecting");
-  const picker = h("select", { "aria-label": "Source of the flows", hidden: true, onchange: () => { session = sessions[picker.selectedIndex]; chosen = null; draw(true); } });
+  const picker = h("select", { "aria-label": "Source of the flows", hidden: true, onchange: () => { session = sessions[picker.selectedIndex]; chosen = null; near = null; draw(true); } });
   const file = h("input", { type: "file", accept: ".pcap,.pcapng,.cap,.gz", "aria-label": "Classify a capture", onchange: () => { if (file.files[0]) classify(file.files[0]); } });
   const chooser = h("span", { class: "file button primary" }, "Classify a capture…", file);
   const body = h("div", {});
@@ -88,6 +95,8 @@ export function view(panel) {
       told = null;
       session = flows;
       chosen = null;
+      near = null;
+      now.clear();
       replace(picker, sessions.map((each) => h("option", { selected: each === session }, each.name)));
       picker.hidden = false;
       const damage = Object.values(found.damage).reduce((sum, n) => sum + n, 0);
@@ -116,15 +125,56 @@ export function view(panel) {
     try {
       const { outcomes: [outcome] } = await send("/v1/labels", { labels: [{ prediction_id: flow.id, label: name, source: "dashboard", feedback_id: newId() }] });
       told = {
-        learned: `Learned as ${name}: flows like it are read differently from now on.`,
+        learned: `Learned as ${name}.`,
         duplicate: "This flow was labelled before.",
         expired: "This flow's verdict is no longer kept: read the capture again, then label it.",
         no_room: "The memory has no room for a further class.",
       }[outcome] ?? outcome;
+      draw(true);
+      if (outcome === "learned") await spread(flow, name);
     } catch (error) {
       told = `${error.title}: ${error.detail}`;
     }
     draw(true);
+  }
+
+  // Every replica reads the label within a fraction of a second: what it did to the neighbours.
+  async function spread(flow, name) {
+    const was = new Map((near ?? []).map((each) => [each.verdict.prediction_id, each.confidence]));
+    for (let i = 0; i < SPREAD_LOOKS; i += 1) {
+      await new Promise((resolve) => { setTimeout(resolve, SPREAD_EVERY_MS); });
+      if (!await neighbours(flow.id)) return;
+      const moved = near.filter(({ verdict, confidence }) => was.get(verdict.prediction_id) !== confidence).length;
+      if (!moved) continue;
+      const changed = near.slice(1).filter((each) => each.label !== each.verdict.label).length;
+      told = `Learned as ${name}. Of the ${near.length - 1} flows most like it, ${changed} are now read differently; flows to come are, too.`;
+      return;
+    }
+  }
+
+  async function neighbours(id) {
+    try {
+      const found = (await getJson(`/v1/verdicts/${id}/neighbours?k=${NEIGHBOURS}`)).flows;
+      if (id !== chosen) return false;
+      near = found;
+      for (const each of near) {
+        if (each.label === each.verdict.label) now.delete(each.verdict.prediction_id);
+        else now.set(each.verdict.prediction_id, each);
+      }
+    } catch {
+      near = null; // it goes on, or its verdict is too old
+      return false;
+    }
+    draw(true);
+    return true;
+  }
+
+  function choose(id) {
+    chosen = id;
+    near = null;
+    told = null;
+    draw(true);
+    neighbours(id);
   }
 
   function draw(force = false) {
@@ -151,7 +201,7 @@ export function view(panel) {
           .map(([name, value]) => h("div", { class: "figure" }, h("dt", {}, name), h("dd", {}, value)))),
       h("div", { class: "two" },
         h("div", { class: "card" }, h("h3", {}, "Class mix over time"),
-          stackedShares(found.bins, labels, fill, session.live ? { from: "a minute ago", to: "now" } : { from: "first flow", to: `${found.span.toFixed(1)} s later` }),
+          classMix(found.bins, labels, fill, session.live ? { from: "a minute ago", to: "now" } : { from: "first flow", to: `${found.span.toFixed(1)} s later` }),
           h("ul", { class: "classes" }, labels.map((label) => h("li", {}, labelled(label), h("small", {}, `${count(found.labels.get(label))}, ${percent(found.labels.get(label) / found.done)}`))))),
         h("div", { class: "card" }, h("h3", {}, "Confidence of final verdicts"), histogram(found.histogram))),
       h("div", { class: "two" },
@@ -163,12 +213,15 @@ export function view(panel) {
 
   function list() {
     const newest = [...session.flows.values()].slice(-LISTED).reverse();
-    chosen ??= (newest.find((flow) => flow.verdicts.size > 2) ?? newest[0])?.id ?? null;
+    if (chosen === null) {
+      chosen = (newest.find((flow) => flow.final && flow.verdicts.size > 2) ?? newest[0])?.id ?? null;
+      if (chosen) queueMicrotask(() => neighbours(chosen));
+    }
     return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Flows" }, h("table", {},
       h("thead", {}, h("tr", {}, ["Flow", "Verdict"].map((name) => h("th", { scope: "col" }, name)), ["Confidence", "Packets"].map((name) => h("th", { scope: "col", class: "n" }, name)))),
       h("tbody", {}, newest.map((flow) => h("tr", { "aria-current": flow.id === chosen ? "true" : null },
-        h("td", {}, h("button", { type: "button", class: "flow", "data-flow": flow.id, onclick: () => { chosen = flow.id; told = null; draw(true); } }, nameOf(flow.last))),
-        h("td", {}, labelled(flow.last.label)),
+        h("td", {}, h("button", { type: "button", class: "flow", "data-flow": flow.id, onclick: () => choose(flow.id) }, nameOf(flow.last))),
+        h("td", {}, now.has(flow.id) && h("s", { class: "struck-label" }, flow.last.label), labelled(now.get(flow.id)?.label ?? flow.last.label)),
         h("td", { class: "n" }, percent(flow.last.confidence)),
         h("td", { class: "n" }, flow.last.packet, flow.final ? "" : " …"))))));
   }
@@ -184,14 +237,27 @@ export function view(panel) {
       h("p", { class: "mono" }, nameOf(flow.last)),
       flowLife(verdicts, fill, 8),
       h("p", { class: "note" }, final ? ["Final: ", labelled(final.label), ` at ${percent(final.confidence)}, ${why[final.reason]}.`,
-        final.label === UNKNOWN && ` The likeliest was ${final.guess}.`] : "The flow goes on."),
-      h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Verdicts of the flow" }, h("table", {},
-        h("thead", {}, h("tr", {}, h("th", { scope: "col", class: "n" }, "Packet"), h("th", { scope: "col" }, "Verdict"), h("th", { scope: "col", class: "n" }, "Confidence"))),
-        h("tbody", {}, verdicts.map((each, i) => h("tr", {}, h("td", { class: "n" }, each.packet),
-          h("td", {}, i > 0 && verdicts[i - 1].label !== each.label && h("s", { class: "struck-label" }, verdicts[i - 1].label), labelled(each.label)),
-          h("td", { class: "n" }, percent(each.confidence))))))),
+        final.label === UNKNOWN && ` The likeliest was ${final.guess}.`,
+        now.has(flow.id) && [" It would be read as ", labelled(now.get(flow.id).label), " now."]] : "The flow goes on."),
       labelling && labels(flow),
+      h("details", { open: steps, ontoggle: (event) => { steps = event.target.open; } }, h("summary", {}, `All ${verdicts.length} verdicts`),
+        h("div", { class: "wide compact", tabindex: "0", role: "region", "aria-label": "Verdicts of the flow" }, h("table", {},
+          h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Packet"), h("th", { scope: "col" }, "Verdict"), h("th", { scope: "col", class: "n" }, "Confidence"))),
+          h("tbody", {}, verdicts.map((each, i) => h("tr", {}, h("td", {}, each.packet),
+            h("td", {}, i > 0 && verdicts[i - 1].label !== each.label && h("s", { class: "struck-label" }, verdicts[i - 1].label), labelled(each.label)),
+            h("td", { class: "n" }, percent(each.confidence)))))))),
+      near && near.length > 1 && alike(),
     ];
+  }
+
+  function alike() {
+    return [h("h3", { class: "over" }, "The flows most like it, as they would be read now"),
+      h("div", { class: "wide compact", tabindex: "0", role: "region", "aria-label": "Neighbours of the flow" }, h("table", {},
+        h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Flow"), h("th", { scope: "col" }, "Verdict"), h("th", { scope: "col", class: "n" }, "Confidence"))),
+        h("tbody", {}, near.slice(1, 1 + NEIGHBOURS_SHOWN).map(({ verdict, similarity, label, confidence }) => h("tr", { class: label !== verdict.label ? "changed" : null },
+          h("td", { class: "mono", title: `similarity ${similarity.toFixed(3)}` }, nameOf(verdict)),
+          h("td", {}, label !== verdict.label && h("s", { class: "struck-label" }, verdict.label), labelled(label)),
+          h("td", { class: "n" }, Math.abs(confidence - verdict.confidence) >= 0.005 && h("s", { class: "struck-label" }, percent(verdict.confidence)), percent(confidence)))))))];
   }
 
   function labels(flow) {
@@ -201,7 +267,7 @@ export function view(panel) {
       h("h3", {}, "What was it really?"),
       h("div", { class: "chips" }, known.map((name) => h("button", { type: "button", class: "chip", onclick: () => label(flow, name) }, name))),
       h("div", { class: "row" }, h("label", { for: "own-label", class: "hidden" }, "Another class"), own, h("button", { type: "submit" }, "Label it")),
-      told && h("p", { class: "note", role: "status" }, told),
+      told && h("p", { class: "note learned", role: "status" }, told),
       told && session.file && h("button", { type: "button", onclick: () => classify(session.file, session) }, "Read the capture again"));
   }
 

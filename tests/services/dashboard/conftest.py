@@ -9,6 +9,7 @@ import shutil
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -22,7 +23,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from errata.application import application
 from errata.demo.movielens import fetch_wheel
 from feature_store.editions import RecommenderEdition, Scoring
-from feature_store.editions.traffic import TrafficEdition
+from feature_store.editions.traffic import UNKNOWN, TrafficEdition
 from feature_store.interactions.catalogue import Catalogue
 from feature_store.interactions.content import ContentSpec
 from feature_store.interactions.dataset import Dataset
@@ -33,9 +34,18 @@ from feature_store.online import Event, OnlineStore, connect
 from feature_store.registry import Registry
 from feature_store.vectors import IndexSpec, VectorIndex
 from models.recommender.user_tower import UserTower
-from services.classify.settings import ClassifySettings
+from services.access import issue, write_keys
+from services.classify.settings import ClassifySettings, Watch
+from services.classify.stream import ServedEdition, StreamClassifier
 from services.recommend.settings import ServeSettings
-from tests.services.classify.conftest import deciding, publish, write_mixed
+from tests.pipelines.traffic.conftest import APPLICATIONS
+from tests.services.classify.conftest import (
+    deciding,
+    packets_of,
+    publish,
+    verdicts_of,
+    write_mixed,
+)
 from tests.services.recommend.conftest import make_edition
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -100,6 +110,7 @@ def url(
     home = tmp_path_factory.mktemp("dashboard")
     registry = Registry(home / "registry")
     edition, histories = films(home / "cache") if PICTURES else invented()
+    edition = edition.with_map()
     for number, recall in enumerate((0.251, 0.284)):
         edition.save(home / f"staging-{number}")
         (home / f"staging-{number}" / "model_card.md").write_text(
@@ -128,12 +139,103 @@ def url(
     reader = deciding(
         trained, early_exit=0.97, unknown_below=0.4, network_weight=0.5, temperature=0.15
     )
-    publish(registry, reader, home / "staging-traffic")
+    publish_traffic(registry, reader, home / "staging-traffic")
     watching = ClassifySettings(
         registry=str(home / "registry"), redis_url=redis_server.url, tenant=tenant
     )
     with running(application(settings, watching)) as address:
         yield address
+
+
+def publish_traffic(registry: Registry, edition: TrafficEdition, staging: Path) -> None:
+    """A version with a card, measured on conversations that it was not trained on."""
+    path = write_mixed(staging.with_suffix(".pcap"), flows=30, seed=99, spread_s=10.0)
+    served = ServedEdition(edition, "measured")
+    found = verdicts_of([packets_of(path)], StreamClassifier(served))
+    final = [each for each in found if each.final]
+    # `write_mixed` gives each application a thousand ports of its own.
+    truth = [list(APPLICATIONS)[(each.flow.source_port - 20_000) // 1_000] for each in final]
+    right = sum(each.label == name for each, name in zip(final, truth, strict=True)) / len(final)
+    unknown = sum(each.label == UNKNOWN for each in final) / len(final)
+    sure = sum(each.confidence for each in final) / len(final)
+    metrics = {"accuracy": right, "unknown": unknown, "mean_confidence": sure}
+    staging.mkdir(parents=True)
+    edition.save(staging)
+    rows = "".join(f"| {name} | {value:.3f} |\n" for name, value in metrics.items())
+    (staging / "model_card.md").write_text(
+        f"# Three kinds of conversations\n\nMeasured on **{len(final)} flows** of a later capture."
+        f"\n\n| figure | value |\n|---|---|\n{rows}"
+    )
+    version = registry.publish(
+        "traffic",
+        staging,
+        data_fingerprint="test",
+        code_version="test",
+        config={},
+        metrics=metrics,
+    ).version
+    registry.promote("traffic", version, alias="champion")
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """A service that asks for keys and replays a capture while it serves."""
+
+    url: str
+    keys: dict[str, str]
+
+
+@pytest.fixture(scope="session")
+def guarded(
+    url: str, tmp_path_factory: pytest.TempPathFactory, redis_server, trained: TrafficEdition
+) -> Iterator[Guarded]:
+    home = tmp_path_factory.mktemp("guarded")
+    registry = Registry(home / "registry")
+    for number in range(2):
+        make_edition(number).save(home / f"staging-{number}")
+        version = registry.publish(
+            "recommender",
+            home / f"staging-{number}",
+            data_fingerprint="test",
+            code_version="test",
+            config={},
+            metrics={"recall@20": 0.2 + number / 10},
+        ).version
+        registry.promote("recommender", version, alias="champion")
+    reader = deciding(
+        trained, early_exit=0.97, unknown_below=0.4, network_weight=0.5, temperature=0.15
+    )
+    publish(registry, reader, home / "staging-traffic")
+    made = {name: issue(name, [name]) for name in ("read", "admin")}
+    write_keys(home / "keys.json", [key for _, key in made.values()])
+    live = write_mixed(home / "live.pcap", flows=200, seed=3, spread_s=120.0)
+    settings = ServeSettings(
+        registry=str(home / "registry"),
+        redis_url=redis_server.url,
+        offline=home / "offline",
+        tenant="guarded",
+        device="cpu",
+        api_keys=home / "keys.json",
+    )
+    watching = ClassifySettings(
+        registry=str(home / "registry"),
+        redis_url=redis_server.url,
+        tenant="guarded",
+        watch=Watch(capture=live, replay=1.0),
+    )
+    with running(application(settings, watching)) as address:
+        yield Guarded(address, {name: secret for name, (secret, _) in made.items()})
+
+
+@pytest.fixture
+def stranger(browser: Browser, guarded: Guarded) -> Iterator[Page]:
+    """A fresh page at the service that asks for keys, without one."""
+    context = browser.new_context(viewport={"width": 1360, "height": 860}, reduced_motion="reduce")
+    context.set_default_timeout(10_000)
+    page = context.new_page()
+    page.goto(guarded.url)
+    yield page
+    context.close()
 
 
 @pytest.fixture(scope="session")

@@ -87,6 +87,31 @@ def test_the_page_is_small_and_needs_nothing_from_elsewhere(page: Page, url: str
             assert "".join(wanted) in names, path.name
 
 
+def test_the_first_paint_comes_within_a_second(browser: Browser, url: str):
+    """The best of a few fresh visits: another process may hold the machine for one of them."""
+    paints: list[float] = []
+    while len(paints) < 5 and (not paints or min(paints) >= 1_000):
+        context = browser.new_context(viewport={"width": 1360, "height": 860})
+        page = context.new_page()
+        page.goto(url)
+        expect(page.locator(".result")).to_have_count(12)
+        paints.append(
+            page.evaluate(
+                "performance.getEntriesByType('paint')"
+                ".find((each) => each.name === 'first-contentful-paint').startTime"
+            )
+        )
+        sent = page.evaluate(
+            "performance.getEntriesByType('resource').concat("
+            "performance.getEntriesByType('navigation'))"
+            ".filter((each) => !each.name.includes('/v1/'))"
+            ".reduce((sum, each) => sum + each.transferSize, 0)"
+        )
+        assert 0 < sent < 300_000
+        context.close()
+    assert min(paints) < 1_000, paints
+
+
 def test_a_service_that_has_gone_is_said_to_be(page: Page):
     expect(page.locator(".result")).to_have_count(12)
     page.context.set_offline(True)

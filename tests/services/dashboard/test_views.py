@@ -1,8 +1,10 @@
 """Stories of the other views."""
 
 import re
+import time
 from pathlib import Path
 
+import httpx
 from playwright.sync_api import Page, expect
 
 
@@ -11,35 +13,99 @@ def show(page: Page, name: str) -> None:
     expect(page.get_by_role("tabpanel", name=name)).to_be_visible()
 
 
-def test_versions_stand_side_by_side_with_the_commands_that_move_them(page: Page, picture):
+def test_versions_stand_side_by_side_with_the_traffic_models_card(page: Page, picture):
     show(page, "Models")
     panel = page.get_by_role("tabpanel", name="Models")
-    expect(panel.get_by_text("champion", exact=True)).to_have_count(2)
+    expect(panel.get_by_role("region", name="Versions of").get_by_text("champion")).to_have_count(2)
     compared = re.compile(r"recall@20.*0\.284.*0\.251")
     expect(panel.get_by_role("row", name=compared)).to_be_visible()
-    panel.get_by_text("Promote", exact=True).click()
-    expect(
-        panel.get_by_text(re.compile("errata registry promote .* --model recommender"))
-    ).to_be_visible()
-    panel.get_by_text(re.compile("Model card of")).first.click()
-    expect(panel.get_by_role("cell", name="0.284", exact=True).last).to_be_visible()
-    expect(panel.locator("strong", has_text="held-out")).to_be_visible()
-    expect(panel.get_by_role("heading", name="Traffic classifier")).to_be_visible()
+    panel.get_by_text(re.compile("Model card of")).last.click()
+    expect(panel.get_by_role("heading", name="Three kinds of conversations")).to_be_visible()
+    expect(panel.locator("strong", has_text="flows")).to_be_visible()
     picture(page, "models")
 
 
-def test_an_outcome_is_remembered_and_counted(page: Page, picture):
+def test_a_version_is_promoted_and_rolled_back_from_the_page(page: Page):
+    show(page, "Models")
+    panel = page.get_by_role("tabpanel", name="Models")
+    panel.get_by_role("button", name="Promote").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("recall@20 0.251 (now 0.284)")
+    dialog.get_by_text("From a shell").click()
+    command = re.compile("errata registry promote .* --model recommender")
+    expect(dialog.get_by_text(command)).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+    panel.get_by_role("button", name="Promote").click()
+    dialog.get_by_role("button", name="Promote").click()
+    note = panel.get_by_role("status").first
+    expect(note).to_contain_text(" serves, in place of ", timeout=30_000)
+    panel.get_by_role("button", name="Roll back").first.click()
+    dialog.get_by_role("button", name="Roll back").click()
+    expect(note).to_contain_text(" serves, in place of ", timeout=30_000)
+    expect(panel.get_by_role("row", name=re.compile(r"0\.284.*0\.251"))).to_be_visible()
+
+
+def test_what_was_learned_corrects_lists_and_is_shown_over_time(page: Page, url: str, picture):
+    taught(url)
     page.get_by_role("group", name="Some users").get_by_role("button").last.click()
     expect(page.get_by_role("heading", name=re.compile("History of"))).to_be_visible()
-    for _ in range(3):
-        clicked = page.locator(".result .title > span:first-child").first.inner_text()
-        page.get_by_role("button", name=f"Click {clicked}", exact=True).click()
-        expect(page.locator(".note")).to_contain_text(f"Clicked “{clicked}”")
+    corrected = re.compile(r"corrected by \d+ recent errors?")
+    expect(page.locator(".correction", has_text=corrected).first).to_be_visible()
     show(page, "Memory")
-    expect(page.locator(".figure", has_text="outcomes counted")).to_be_visible()
-    expect(page.get_by_text("watches", exact=True)).to_be_visible()
-    expect(page.get_by_role("row", name=re.compile("click"))).to_be_visible()
+    panel = page.get_by_role("tabpanel", name="Memory")
+    expect(panel.get_by_text("corrects", exact=True).first).to_be_visible()
+    chart = panel.get_by_role("img", name=re.compile(r"own predictions [\d.]+, corrected [\d.]+"))
+    expect(chart.first).to_be_visible()
+    expect(panel.locator(".figure", has_text="hit rate").first).to_contain_text("%")
+    expect(panel.get_by_role("region", name="Loudest entries of the recommender")).to_be_visible()
     picture(page, "memory")
+
+
+def test_an_entry_is_forgotten_from_the_page(page: Page, url: str):
+    taught(url)
+    show(page, "Memory")
+    panel = page.get_by_role("region", name="Loudest entries of the recommender")
+    entry = panel.get_by_role("button").first
+    name = entry.get_attribute("data-key")
+    entry.click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("Every replica goes on as if that had never been said")
+    dialog.get_by_role("button", name="Forget").click()
+    expect(dialog).to_have_count(0)
+    expect(page.locator(f'[data-key="{name}"]')).to_have_count(0)
+
+
+def taught(url: str) -> None:
+    """Outcomes enough for the recommender's memory to speak: a crowd takes the third of each list
+    and leaves the first."""
+    with httpx.Client(base_url=url, timeout=30) as client:
+
+        def speaks() -> bool:
+            found = client.get("/v1/memory").json()["memories"]
+            return bool(found[0]["gate_open"])
+
+        users = client.get("/v1/users", params={"k": 30}).json()["users"]
+        deadline = time.monotonic() + 60
+        number = 0
+        while not speaks():
+            assert time.monotonic() < deadline, "the memory did not come to speak"
+            for _ in range(60):
+                number += 1
+                known = client.get(f"/v1/users/{users[number % len(users)]}/history").json()
+                history = [each["item_id"] for each in known["events"]][-8:]
+                asked = {"history": history, "k": 8}
+                answer = client.post("/v1/recommendations", json=asked).json()
+                for place, kind in ((0, "dismiss"), (2, "click")):
+                    client.post(
+                        "/v1/feedback",
+                        json={
+                            "user_id": f"visitor-{number}",
+                            "item_id": answer["items"][place]["item_id"],
+                            "type": kind,
+                            "prediction_id": answer["prediction_id"],
+                        },
+                    )
 
 
 def test_before_anything_passes_the_view_says_what_to_do(page: Page):
@@ -60,7 +126,32 @@ def test_a_capture_is_classified_and_a_flow_followed_packet_by_packet(
     page.locator("button.flow").nth(5).click()
     expect(page.locator("tbody tr[aria-current=true] button.flow")).to_be_focused()
     expect(page.get_by_text(re.compile("Final:"))).to_be_visible()
+
+
+def test_a_label_takes_two_clicks_and_changes_how_neighbours_are_read(
+    page: Page, capture: Path, url: str, picture
+):
+    show(page, "Traffic")
+    page.get_by_label("Classify a capture").set_input_files(capture)
+    expect(page.get_by_text(re.compile(r"afternoon\.pcap: \d+ flows"))).to_be_visible()
+    row = page.locator("tbody tr", has_text="chat").locator("button.flow").first
+    row.click()
+    near = page.get_by_role("region", name="Neighbours of the flow")
+    expect(near.get_by_role("row")).to_have_count(7)
+    page.locator(".labelling").get_by_role("button", name="lookup").click()
+    learned = page.locator(".learned")
+    expect(learned).to_contain_text(re.compile(r"Of the 12 flows most like it, \d+ are now read"))
+    # The flow itself is read anew, and what is like it at least less surely.
+    chosen = page.locator("tr[aria-current=true]")
+    expect(chosen.locator("s")).to_have_text("chat")
+    expect(chosen.locator(".label")).to_have_text("lookup")
+    expect(near.locator("s").first).to_be_visible()
+    learned.scroll_into_view_if_needed()
     picture(page, "traffic")
+    forgotten = page.request.post(
+        f"{url}/v1/memory/traffic/forget", data={"source_name": "dashboard"}
+    )
+    assert forgotten.ok
 
 
 def test_verdicts_arrive_live(page: Page, url: str, capture: Path):
