@@ -208,7 +208,7 @@ def guarded(
     publish(registry, reader, home / "staging-traffic")
     made = {name: issue(name, [name]) for name in ("read", "admin")}
     write_keys(home / "keys.json", [key for _, key in made.values()])
-    live = write_mixed(home / "live.pcap", flows=200, seed=3, spread_s=120.0)
+    live = write_mixed(home / "live.pcap", flows=1_000, seed=3, spread_s=600.0)
     settings = ServeSettings(
         registry=str(home / "registry"),
         redis_url=redis_server.url,

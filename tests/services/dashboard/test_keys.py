@@ -13,6 +13,26 @@ def enter(page: Page, secret: str) -> None:
     dialog.get_by_role("button", name="Use it").click()
 
 
+def test_a_replayed_capture_is_watched_live(stranger: Page, guarded: Guarded):
+    enter(stranger, guarded.keys["read"])
+    stranger.get_by_role("tab", name="Traffic").click()
+    expect(stranger.get_by_text(re.compile("watching .*live.pcap"))).to_be_visible()
+    panel = stranger.get_by_role("tabpanel", name="Traffic")
+    expect(panel.get_by_text("Newest flows")).to_be_visible()
+    rate = panel.locator(".figure", has_text="flows a second").locator("dd")
+    expect(rate).not_to_have_text("0.0")
+    mix = panel.get_by_role("img", name=re.compile(r"Class mix over time; lately \w+ \d+"))
+    expect(mix).to_be_visible()
+    for name in ("unknown", "mean confidence"):
+        expect(panel.locator(".figure", has_text=name)).to_contain_text("%")
+    expect(panel.get_by_role("img", name=re.compile("Confidence of the verdicts"))).to_be_visible()
+    flow = panel.get_by_role("img", name=re.compile("Confidence packet by packet: after packet 1"))
+    expect(flow).to_be_visible()
+    counted = panel.locator(".figure dd").first
+    before = int(counted.inner_text())
+    expect(counted).not_to_have_text(str(before))
+
+
 def test_without_a_key_the_page_asks_for_one_and_then_works(stranger: Page, guarded: Guarded):
     dialog = stranger.get_by_role("dialog", name="API key")
     expect(dialog).to_contain_text("This service asks for a key.")
@@ -50,23 +70,3 @@ def test_promoting_needs_an_admin_key(stranger: Page, guarded: Guarded):
     dialog.get_by_role("button", name="Promote").click()
     status = panel.get_by_role("status").first
     expect(status).to_contain_text(" serves, in place of ", timeout=30_000)
-
-
-def test_a_replayed_capture_is_watched_live(stranger: Page, guarded: Guarded):
-    enter(stranger, guarded.keys["read"])
-    stranger.get_by_role("tab", name="Traffic").click()
-    expect(stranger.get_by_text(re.compile("watching .*live.pcap"))).to_be_visible()
-    panel = stranger.get_by_role("tabpanel", name="Traffic")
-    expect(panel.get_by_text("Newest flows")).to_be_visible()
-    rate = panel.locator(".figure", has_text="flows a second").locator("dd")
-    expect(rate).not_to_have_text("0.0")
-    mix = panel.get_by_role("img", name=re.compile(r"Class mix over time; lately \w+ \d+"))
-    expect(mix).to_be_visible()
-    for name in ("unknown", "mean confidence"):
-        expect(panel.locator(".figure", has_text=name)).to_contain_text("%")
-    expect(panel.get_by_role("img", name=re.compile("Confidence of the verdicts"))).to_be_visible()
-    flow = panel.get_by_role("img", name=re.compile("Confidence packet by packet: after packet 1"))
-    expect(flow).to_be_visible()
-    counted = panel.locator(".figure dd").first
-    before = int(counted.inner_text())
-    expect(counted).not_to_have_text(str(before))

@@ -86,7 +86,7 @@ def taught(url: str) -> None:
             return bool(found[0]["gate_open"])
 
         users = client.get("/v1/users", params={"k": 30}).json()["users"]
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         number = 0
         while not speaks():
             assert time.monotonic() < deadline, "the memory did not come to speak"
