@@ -32,7 +32,7 @@ export class ItemMap {
       h("p", { class: "legend" },
         h("span", { class: "key read" }), "history",
         h("span", { class: "key lit" }), "recommended",
-        h("span", { class: "key dot" }), "the rest, near what is like it, coloured by kind"));
+        h("span", { class: "key dot" }), "the rest, coloured by kind"));
     this.canvas.addEventListener("pointermove", (event) => this.#hover(event));
     this.canvas.addEventListener("pointerleave", () => { this.tip.hidden = true; });
     this.canvas.addEventListener("click", (event) => {

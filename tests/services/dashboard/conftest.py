@@ -18,7 +18,7 @@ import polars as pl
 import pytest
 import scipy.sparse as sp
 import uvicorn
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from errata.application import application
 from errata.demo.movielens import fetch_wheel
@@ -58,6 +58,9 @@ FLAGS = [
     "--no-first-run",
 ]
 PICTURES = os.environ.get("ERRATA_PICTURES")
+# What a page shows at once may take its time on a machine that does other things besides.
+PATIENCE_MS = 30_000
+expect.set_options(timeout=PATIENCE_MS)
 FACTORS = 48
 
 
@@ -78,7 +81,7 @@ def page(browser: Browser, url: str) -> Iterator[Page]:
     context = browser.new_context(
         viewport={"width": 1360, "height": 860}, color_scheme="light", reduced_motion="reduce"
     )
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
     complaints: list[str] = []
     page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -231,7 +234,7 @@ def guarded(
 def stranger(browser: Browser, guarded: Guarded) -> Iterator[Page]:
     """A fresh page at the service that asks for keys, without one."""
     context = browser.new_context(viewport={"width": 1360, "height": 860}, reduced_motion="reduce")
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
     page.goto(guarded.url)
     yield page

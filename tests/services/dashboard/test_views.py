@@ -52,6 +52,8 @@ def test_what_was_learned_corrects_lists_and_is_shown_over_time(page: Page, url:
     expect(page.get_by_role("heading", name=re.compile("History of"))).to_be_visible()
     corrected = re.compile(r"corrected by \d+ recent errors?")
     expect(page.locator(".correction", has_text=corrected).first).to_be_visible()
+    expect(page.locator("canvas")).to_have_attribute("aria-label", re.compile("12 recommended"))
+    picture(page, "recommend")
     show(page, "Memory")
     panel = page.get_by_role("tabpanel", name="Memory")
     expect(panel.get_by_text("corrects", exact=True).first).to_be_visible()
