@@ -144,10 +144,11 @@ export function view(panel) {
     for (let i = 0; i < SPREAD_LOOKS; i += 1) {
       await new Promise((resolve) => { setTimeout(resolve, SPREAD_EVERY_MS); });
       if (!await neighbours(flow.id)) return;
-      const moved = near.filter(({ verdict, confidence }) => was.get(verdict.prediction_id) !== confidence).length;
-      if (!moved) continue;
-      const changed = near.slice(1).filter((each) => each.label !== each.verdict.label).length;
-      told = `Learned as ${name}. Of the ${near.length - 1} flows most like it, ${changed} are now read differently; flows to come are, too.`;
+      const moved = ({ verdict, confidence }) => was.get(verdict.prediction_id) !== confidence;
+      if (!near.some(moved)) continue;
+      const others = near.slice(1);
+      const changed = others.filter((each) => each.label !== each.verdict.label).length;
+      told = `Learned as ${name}. Of the ${others.length} flows most like it, ${changed} are now read differently, and ${others.filter(moved).length} with another confidence than before; so are flows to come.`;
       return;
     }
   }

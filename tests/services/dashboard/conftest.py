@@ -97,8 +97,11 @@ def picture(tmp_path: Path):
     folder = Path(PICTURES) if PICTURES else tmp_path
     folder.mkdir(parents=True, exist_ok=True)
 
-    def take(page: Page, name: str) -> None:
+    def take(page: Page, name: str, *, height: int | None = None) -> None:
         path = folder / f"{name}.png"
+        if height is not None:
+            page.set_viewport_size({"width": 1360, "height": height})
+            page.evaluate("scrollTo(0, 0)")
         page.screenshot(path=path, animations="disabled")
         assert path.stat().st_size > 5_000
 

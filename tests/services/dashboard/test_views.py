@@ -22,7 +22,7 @@ def test_versions_stand_side_by_side_with_the_traffic_models_card(page: Page, pi
     panel.get_by_text(re.compile("Model card of")).last.click()
     expect(panel.get_by_role("heading", name="Three kinds of conversations")).to_be_visible()
     expect(panel.locator("strong", has_text="flows")).to_be_visible()
-    picture(page, "models")
+    picture(page, "models", height=1_000)
 
 
 def test_a_version_is_promoted_and_rolled_back_from_the_page(page: Page):
@@ -61,7 +61,7 @@ def test_what_was_learned_corrects_lists_and_is_shown_over_time(page: Page, url:
     expect(chart.first).to_be_visible()
     expect(panel.locator(".figure", has_text="hit rate").first).to_contain_text("%")
     expect(panel.get_by_role("region", name="Loudest entries of the recommender")).to_be_visible()
-    picture(page, "memory")
+    picture(page, "memory", height=1_080)
 
 
 def test_an_entry_is_forgotten_from_the_page(page: Page, url: str):
@@ -148,8 +148,7 @@ def test_a_label_takes_two_clicks_and_changes_how_neighbours_are_read(
     expect(chosen.locator("s")).to_have_text("chat")
     expect(chosen.locator(".label")).to_have_text("lookup")
     expect(near.locator("s").first).to_be_visible()
-    learned.scroll_into_view_if_needed()
-    picture(page, "traffic")
+    picture(page, "traffic", height=1_320)
     forgotten = page.request.post(
         f"{url}/v1/memory/traffic/forget", data={"source_name": "dashboard"}
     )
