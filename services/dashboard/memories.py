@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from typing import Annotated, Any
 
 import redis
@@ -45,7 +45,11 @@ class MemoryOfVersion(BaseModel):
     excess_loss: float = Field(description="Corrected log loss minus the model's; below 0 helps.")
     weights: dict[str, float] = Field(description="How much each estimate is listened to.")
     bytes: int
-    drift: Any = Field(None, description="What the drift detector says, where one runs.")
+    drift: dict[str, Any] | None = Field(
+        None,
+        description="What the drift detector says, where one runs: mean `error` of the model over "
+        "the last `entries`, how often it rose (`rises`), and the entry of the `last_rise`.",
+    )
 
 
 class MemoriesFound(BaseModel):
@@ -181,6 +185,9 @@ def chosen(memories: Memories, model: str, version: str | None) -> Remembered:
 def _of(each: Remembered) -> MemoryOfVersion:
     memory = each.replica.memory
     stats = asdict(memory.stats())
+    watch = getattr(each.replica, "drift", None)
+    if is_dataclass(watch) and not isinstance(watch, type):
+        stats["drift"] = asdict(watch)
     return MemoryOfVersion(
         model=each.model,
         title=each.title,

@@ -65,23 +65,23 @@ export function view(panel) {
       return h("div", { class: "card" }, title, empty("Nothing is remembered yet", TEACH[each.model], `errata memory stats --model ${each.model}`));
     }
     const weights = Object.entries(each.weights).sort((a, b) => b[1] - a[1]).slice(0, LISTENED_TO);
-    const drift = alarms(each.drift);
+    const { drift } = each;
     return h("div", { class: "card" }, title,
       h("dl", { class: "figures inner" }, [
         ["outcomes counted", count(each.written)],
         ["entries kept", count(each.entries), `${percent(each.entries / each.capacity)} of its room, ${(each.bytes / 1e6).toFixed(1)} MB`],
         ["hit rate", each.reads ? percent(each.hits / each.reads) : "–", `of ${count(each.reads)} predictions, an entry was near`],
         ["log loss, corrected − model", signed(each.excess_loss), "lately; below zero it helps"],
-        ["drift alarms", drift === null ? "–" : count(drift.length), drift === null ? "no detector runs here" : drift.length ? `last ${ago(drift.at(-1))}` : "none so far"],
+        ["drift alarms", drift ? count(drift.rises) : "–", drift ? `the model's own mean error is ${drift.error.toFixed(3)} over the last ${count(drift.entries)} outcomes` : "no detector runs here"],
       ].map(([term, value, more]) => h("div", { class: "figure", title: more }, h("dt", {}, term), h("dd", {}, value)))),
       h("p", { class: "how" }, verdict(each)),
       h("div", { class: "two flat" },
         h("div", {}, h("h3", {}, "Error before and after correction"),
           course.points.length > 1
-            ? [beforeAndAfter(course.points, { retrained: course.retrained, alarms: drift ?? [] }),
+            ? [beforeAndAfter(course.points, { retrained: course.retrained, alarms: alarms(each, course.points) }),
               h("p", { class: "legend" }, h("span", { class: "key line before" }), "the model alone", h("span", { class: "key line after" }), "corrected",
                 h("span", { class: "key line mark" }), `retrained${course.retrained.length ? ` (${course.retrained.length})` : ""}`,
-                drift !== null && [h("span", { class: "key line alarm" }), "drift alarm"])]
+                drift && [h("span", { class: "key line alarm" }), "drift alarm"])]
             : h("p", { class: "none" }, "A line is drawn from the second handful of outcomes on.")),
         h("div", {}, h("h3", {}, "Who is listened to"),
           h("ul", { class: "weights" }, weights.map(([expert, share]) => h("li", {}, h("span", { title: expert }, inWords(expert)), h("span", { class: "meter" }, h("i", { class: expert === "base" ? "fb" : "fr", style: { width: `${100 * share}%` } })), h("small", {}, percent(share))))))),
@@ -165,10 +165,13 @@ function inWords(name) {
   return `${beta >= 100 ? "the very nearest" : beta >= 20 ? "near" : "wider"} errors, ${span}`;
 }
 
-// When a drift detector rang, in milliseconds; null where none runs.
-function alarms(drift) {
-  if (drift === null || drift === undefined) return null;
-  const found = Array.isArray(drift) ? drift : drift.alarms ?? drift.times_ms ?? [];
-  if (!Array.isArray(found)) return [];
-  return found.map((each) => Number(each?.time_ms ?? each)).filter(Number.isFinite).sort((a, b) => a - b);
+// When the drift detector last rang, in milliseconds: it counts entries, which end with the newest.
+function alarms({ drift, written }, points) {
+  if (!drift || drift.last_rise === null || drift.last_rise === undefined) return [];
+  let since = written - drift.last_rise;
+  for (const point of [...points].reverse()) {
+    since -= point.outcomes;
+    if (since <= 0) return [point.time_ms];
+  }
+  return [];
 }
