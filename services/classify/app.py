@@ -172,12 +172,16 @@ def _add_routes(app: FastAPI, service: ClassifyService, settings: ClassifySettin
 async def _events(service: ClassifyService, *, final_only: bool) -> AsyncIterator[bytes]:
     with service.hub.subscribe(final_only=final_only) as subscription:
         told = number = 0
-        yield f": {service.watching or 'no live source; verdicts of uploads follow'}\n\n".encode()
+        watching = service.watching
+        yield f": {watching or 'no live source; verdicts of uploads follow'}\n\n".encode()
         while (found := await subscription.next(HEARTBEAT_S)) is not None:
             if subscription.dropped > told:
                 told = subscription.dropped
                 yield b'event: dropped\ndata: {"total": %d}\n\n' % told
             lines = []
+            if service.watching != watching:
+                watching = service.watching
+                lines.append(f": {watching}\n\n".encode())
             for verdict in found:
                 number += 1
                 data = orjson.dumps(verdict.to_json())
