@@ -1,13 +1,14 @@
 # install: .venv with everything for a CPU    demo: a working recommender    test: lint, types, suite
-# demo-traffic: a classifier of traffic that it makes itself
+# demo-traffic: a classifier of traffic that it makes itself    audit: known vulnerabilities
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+ROOMS  := errata services pipelines feature_store models benchmarks scripts
 # The extra that brings FAISS: cpu, or gpu on a CUDA machine (never both).
 FAISS  ?= cpu
 
-.PHONY: install demo demo-traffic test check format bench web clean
+.PHONY: install demo demo-traffic test check audit docs format bench web clean
 
 install: $(STAMP)
 
@@ -26,9 +27,19 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml $(ROOMS)
 
 test: check
 	$(BIN)/python -m pytest
+
+# Known vulnerabilities of what is installed. Apart from `check`: it asks a server, and finds new
+# ones in old code.
+audit: $(STAMP)
+	@$(BIN)/python scripts/audit.py
+
+# The pages that are made of the program itself; a test says when they are old.
+docs: $(STAMP)
+	$(BIN)/python scripts/reference.py docs/reference
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -17,69 +17,24 @@ from __future__ import annotations
 import os
 import resource
 import signal
-import socket
-import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
-import redis
 
 from benchmarks.harness import Result, parse
 from benchmarks.serving.processes import Server, server
+from benchmarks.serving.store import RedisServer, free_port, until
 from benchmarks.serving.world import World, make_world
 from feature_store.offline import FeedbackLog
-from feature_store.online.embedded import find_server
 from feature_store.registry import Registry
 from feature_store.vectors import IndexSpec
 
-RECOVERY_S = 30.0
 TIMEOUT_S = 5.0
-
-
-class RedisServer:
-    """A server with an append-only file, which can be killed and started again."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self.socket = directory / "redis.sock"
-        self.url = f"unix://{self.socket}"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Start, and wait until it answers."""
-        self.socket.unlink(missing_ok=True)
-        files = ["--dir", str(self._directory), "--appendonly", "yes", "--save", ""]
-        listen = ["--port", "0", "--unixsocket", str(self.socket)]
-        log = ["--logfile", str(self._directory / "redis.log")]
-        self._process = subprocess.Popen([str(find_server()), *files, *listen, *log])
-        _until(self._answers, what="Redis")
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal."""
-        assert self._process is not None
-        self._process.send_signal(number)
-
-    def kill(self) -> None:
-        """The end without a word."""
-        assert self._process is not None
-        self._process.kill()
-        self._process.wait()
-
-    def client(self) -> redis.Redis:
-        """A client of it."""
-        return redis.Redis(unix_socket_path=str(self.socket), socket_timeout=TIMEOUT_S)
-
-    def _answers(self) -> bool:
-        try:
-            with self.client() as client:
-                return bool(client.ping())
-        except redis.RedisError:
-            return False
 
 
 @dataclass
@@ -230,7 +185,7 @@ def measure(
         try:
             world = _publish(home)
             world.fill_redis(store.url)
-            port = _free_port()
+            port = free_port()
             command = ["errata", "serve", "--port", str(port), "--workers", str(workers)]
             env = {"ERRATA_HOME": str(home), "ERRATA_REDIS_URL": store.url}
             with server("errata", command, port=port, probe="/readyz", env=env) as service:
@@ -242,12 +197,12 @@ def measure(
                     with httpx.Client(base_url=url, timeout=TIMEOUT_S) as client:
                         with FAULTS[name](scene):
                             _ask(client, world, tally, seconds=seconds, rate=rate, name=name)
-                        _until(lambda: _well(client, home), what=f"recovery from {name}")
+                        until(lambda: _well(client, home), what=f"recovery from {name}")
                         after = f"{name}_after"
                         _ask(client, world, tally, seconds=seconds / 4, rate=rate, name=after)
                     tallies[name] = tally
                     print(f"{name:16} {tally.availability:8.3%} {len(tally.acknowledged)} kept")
-                _until(lambda: not _waiting(home), what="the queue of feedback")
+                until(lambda: not _waiting(home), what="the queue of feedback")
             return tallies, _lost(home, store, tallies)
         finally:
             store.kill()
@@ -338,14 +293,6 @@ def _waiting(home: Path) -> bool:
     )
 
 
-def _until(condition: Callable[[], bool], *, what: str) -> None:
-    deadline = time.monotonic() + RECOVERY_S
-    while not condition():
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"{what} did not come within {RECOVERY_S:.0f} s")
-        time.sleep(0.02)
-
-
 def _limit(pid: int, soft: int) -> int:
     before, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, hard))
@@ -354,13 +301,6 @@ def _limit(pid: int, soft: int) -> int:
 
 def _command(pid: int) -> bytes:
     return Path(f"/proc/{pid}/cmdline").read_bytes()
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ async def talk(
 
     await asyncio.gather(
         *(
-            clients(each, random.Random(f"{seed} {each.name} {client}"))
+            clients(each, random.Random(f"{seed} {each.name} {client}"))  # nosec B311
             for each in applications
             for client in range(2)
         )
