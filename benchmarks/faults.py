@@ -18,6 +18,7 @@ import os
 import resource
 import signal
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from pathlib import Path
 import httpx
 
 from benchmarks.harness import Result, parse
+from benchmarks.serving.clock import JumpingClock
 from benchmarks.serving.processes import Server, server
 from benchmarks.serving.store import RedisServer, free_port, until
 from benchmarks.serving.world import World, make_world
@@ -62,6 +64,7 @@ class Scene:
     home: Path
     redis: RedisServer
     service: Server
+    clock: JumpingClock
 
 
 @contextmanager
@@ -86,6 +89,25 @@ def redis_stalled(scene: Scene) -> Iterator[None]:
         yield
     finally:
         scene.redis.signal(signal.SIGCONT)
+
+
+@contextmanager
+def redis_slow(scene: Scene) -> Iterator[None]:
+    """Five times a second it says nothing for 150 ms: below the time-out, above patience."""
+    stop = threading.Event()
+
+    def pause() -> None:
+        with scene.redis.client() as client:
+            while not stop.wait(0.2):
+                client.execute_command("CLIENT", "PAUSE", "150", "ALL")
+
+    thread = threading.Thread(target=pause)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 @contextmanager
@@ -126,16 +148,39 @@ def worker_killed(scene: Scene) -> Iterator[None]:
     yield
 
 
+@contextmanager
+def clock_ahead(scene: Scene) -> Iterator[None]:
+    """The service's wall clock jumps an hour ahead, and back."""
+    yield from _jump(scene, 3_600)
+
+
+@contextmanager
+def clock_back(scene: Scene) -> Iterator[None]:
+    """The service's wall clock jumps back a day, and ahead again."""
+    yield from _jump(scene, -86_400)
+
+
+def _jump(scene: Scene, seconds: int) -> Iterator[None]:
+    scene.clock.jump(seconds)
+    try:
+        yield
+    finally:
+        scene.clock.jump(0)
+
+
 FAULTS = {
     each.__name__: each
     for each in (
         nothing,
         redis_killed,
         redis_stalled,
+        redis_slow,
         redis_read_only,
         disk_full,
         registry_away,
         worker_killed,
+        clock_ahead,
+        clock_back,
     )
 }
 
@@ -187,9 +232,10 @@ def measure(
             world.fill_redis(store.url)
             port = free_port()
             command = ["errata", "serve", "--port", str(port), "--workers", str(workers)]
-            env = {"ERRATA_HOME": str(home), "ERRATA_REDIS_URL": store.url}
+            clock = JumpingClock(home)
+            env = {"ERRATA_HOME": str(home), "ERRATA_REDIS_URL": store.url} | clock.env
             with server("errata", command, port=port, probe="/readyz", env=env) as service:
-                scene = Scene(home, store, service)
+                scene = Scene(home, store, service, clock)
                 url = f"http://127.0.0.1:{port}"
                 for name in names:
                     tally = Tally()
