@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from fastapi import FastAPI
 
 from errata.serving import with_traffic
+from errata.tracing import tracer_of
 from feature_store.error_memory.remembered import Remembered
 from feature_store.registry import Registry
 from services import dashboard
+from services.access import Traced
 from services.classify.app import create_app as create_traffic
 from services.classify.service import ClassifyService
 from services.classify.settings import ClassifySettings
@@ -15,9 +19,12 @@ from services.recommend.app import create_app
 from services.recommend.service import RecommendService
 from services.recommend.settings import ServeSettings
 
+if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
+
 
 def application(settings: ServeSettings, traffic: ClassifySettings | None = None) -> FastAPI:
-    """The routes of the API, and behind them the dashboard at `/`."""
+    """The routes of the API, and behind them the dashboard at `/`; traced where OTEL_* says so."""
     app = create_app(settings)
     recommending: RecommendService = app.state.service
     classifying: ClassifyService | None = None
@@ -31,4 +38,12 @@ def application(settings: ServeSettings, traffic: ClassifySettings | None = None
         return found if classifying is None else [*found, *classifying.remembered()]
 
     dashboard.install(app, Registry(settings.registry), remembered)
+    if (tracer := tracer_of()) is not None:
+        traced(app, tracer)
     return app
+
+
+def traced(app: FastAPI, tracer: Tracer) -> None:
+    """Have every request and every stage of a recommendation make a span."""
+    app.state.service.telemetry.tracer = tracer
+    app.add_middleware(Traced, tracer=tracer)

@@ -2,7 +2,8 @@
 
 `keys.py` is the file of hashed keys, read again when it changes; `limits.py` the rate of each key;
 `middleware.py` holds both before the routes of whatever application it is put around;
-`request_id.py` names requests. Knows nothing of what the routes do.
+`request_id.py` names requests, `tracing.py` makes a span of each. Knows nothing of what the routes
+do.
 """
 
 from services.access.keys import (
@@ -16,6 +17,7 @@ from services.access.keys import (
 )
 from services.access.middleware import Access
 from services.access.request_id import JsonFormatter, RequestId
+from services.access.tracing import Traced
 
 __all__ = [
     "Access",
@@ -25,6 +27,7 @@ __all__ = [
     "KeyFile",
     "RequestId",
     "Scope",
+    "Traced",
     "issue",
     "read_keys",
     "write_keys",

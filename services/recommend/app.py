@@ -121,7 +121,7 @@ def _add_recommendations(app: FastAPI, service: RecommendService) -> None:
         tags=["recommend"],
         response_model=RecommendationResponse,
         responses=documented(404, 413, 422, 503),
-        route_class_override=direct(RecommendationRequest, answer),
+        route_class_override=direct(RecommendationRequest, answer, timed=service.telemetry.timed),
     )
 
 

@@ -8,6 +8,7 @@ them; what it documents is the signature of the endpoint that it was declared wi
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from fastapi.routing import APIRoute
@@ -19,15 +20,16 @@ from services.problems import ProblemError
 
 _JSON = (b"content-type", b"application/json")
 Answer = Callable[[Scope, Any], Any]
+Timed = Callable[[str], AbstractContextManager[None]]
 
 
 class ClientGoneError(Exception):
     """The client closed the connection before its request was whole."""
 
 
-def direct(model: type[BaseModel], answer: Answer) -> type[APIRoute]:
+def direct(model: type[BaseModel], answer: Answer, *, timed: Timed) -> type[APIRoute]:
     """A route class whose requests go to `answer(scope, request)`, which returns an awaitable of
-    the answer's JSON or raises a `ProblemError`."""
+    the answer's JSON or raises a `ProblemError`; `timed("parse")` is around the parsing."""
 
     class Direct(APIRoute):
         def __init__(self, *arguments: Any, **keywords: Any) -> None:
@@ -37,7 +39,9 @@ def direct(model: type[BaseModel], answer: Answer) -> type[APIRoute]:
         async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
             try:
                 raw = await _body(receive)
-                body = await answer(scope, _validated(model, raw))
+                with timed("parse"):
+                    request = _validated(model, raw)
+                body = await answer(scope, request)
             except ProblemError as problem:
                 await problem.response(scope["path"])(scope, receive, send)
                 return

@@ -160,7 +160,8 @@ def _corrected(served: Served, candidates: Candidates, telemetry: Telemetry) -> 
     """Let the stages move the scores."""
     for stage in served.stages:
         try:
-            moved = stage.offsets(candidates)
+            with telemetry.timed(stage.name):
+                moved = stage.offsets(candidates)
         except Exception:  # a correction that fails must not cost the answer
             log.exception("stage '%s' failed; its correction was left out", stage.name)
             telemetry.stage_failures.labels(stage.name).inc()

@@ -6,9 +6,13 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
 
 _LATENCY_BUCKETS_S = (
     *(0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075),
@@ -17,10 +21,15 @@ _LATENCY_BUCKETS_S = (
 
 
 class Telemetry:
-    """Metrics of one service process, in a registry of its own."""
+    """Metrics of one service process, in a registry of its own.
+
+    Attributes:
+        tracer: makes spans of stages; None makes none.
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.tracer: Tracer | None = None
         self.requests = Counter(
             "errata_requests_total", "Requests", ["route", "status"], registry=self.registry
         )
@@ -100,10 +109,15 @@ class Telemetry:
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Time one stage."""
+        """Time one stage, and make a span of it where there is a tracer. Requests that are computed
+        together share their stages: the spans are under the request that began the batch."""
         started = time.perf_counter()
         try:
-            yield
+            if self.tracer is None:
+                yield
+            else:
+                with self.tracer.start_as_current_span(stage):
+                    yield
         finally:
             series = self._stages.get(stage)
             if series is None:  # looking one up by its label costs more than the observation
