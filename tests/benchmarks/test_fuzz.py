@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 
 from benchmarks.fuzz import fuzz, mutate
-from tests.services.classify.conftest import write_mixed
+from tests.pipelines.traffic.conftest import write_captures
 
 
 @pytest.mark.filterwarnings("ignore")  # of schemathesis and what it imports
 def test_nothing_that_is_sent_makes_the_service_fail_die_or_hang(tmp_path: Path) -> None:
-    for seed in range(3):
-        write_mixed(tmp_path / f"{seed}.pcap", flows=2, seed=seed)
+    write_captures(tmp_path, recordings=2, flows=4)
     requests, captures = fuzz(tmp_path, requests=150, captures=150)
     assert (requests.sent, captures.sent) == (150, 150)
     assert requests.failed == 0, requests.failures
