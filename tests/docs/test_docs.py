@@ -35,7 +35,7 @@ FOLLOWED = [
 ]
 PAGES = sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
 _BLOCK = re.compile(r"(?:^<!-- ([^\n]*) -->\n)?^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-TIMEOUT_S = 400
+TIMEOUT_S = 600
 
 
 def blocks(page: str) -> Iterator[tuple[str, str]]:
