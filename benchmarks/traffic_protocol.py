@@ -13,11 +13,13 @@ from benchmarks.harness import Result, mean_and_spread, parse
 from feature_store.traffic.features import Tier
 from pipelines.allocator import keep_large_buffers
 from pipelines.progress import Reporter, Terminal
+from pipelines.traffic.baselines import Choices
 from pipelines.traffic.config import TrafficConfig
 from pipelines.traffic.evaluation import Score, TrafficEvaluation, evaluate
 from pipelines.traffic.metrics import macro_f1
 from pipelines.traffic.model_card import comparison_rows, model_card
 from pipelines.traffic.pipeline import read
+from pipelines.traffic.pool import Pool, choose_pool
 from pipelines.traffic.split import honest_split
 from pipelines.traffic.training import Parts, train
 
@@ -43,7 +45,7 @@ ARMS: dict[str, dict[str, Any]] = {
         "augmentation.gap_noise": 0.0,
         "augmentation.hidden_fields": 0.0,
         "augmentation.size_noise": 0.0,
-        "tree.cuts": (),
+        "tree.beginning_weight": 0.0,
     },
     "mamba2": {"network.encoder.mixer": "mamba2"},
     "raw_bytes_T2": {"tier": "T2", "network.byte_packets": 5},
@@ -61,6 +63,12 @@ def run(
     """Measure over the seeds, print the table, and the last line."""
     known = [*ARMS, *LABEL_SHARES]
     options: dict[str, dict[str, Any]] = {
+        "--tiers": {
+            "nargs": "*",
+            "default": ["T0"],
+            "choices": ["T0"],
+            "help": "further tiers, with the first seed",
+        },
         "--arms": {
             "nargs": "*",
             "default": [],
@@ -83,13 +91,24 @@ def run(
     found = read(arguments.data, config, reporter=reporter)
     split = honest_split(found, shares=config.split.shares, gap_s=config.split.gap_s)
     parts = Parts.of(found, split)
-    evaluations = []
+    # Whatever is chosen, the pool and the baselines' parameters, is chosen with the first seed.
+    pool = choose_pool(parts.known, found.classes, config, seed=0, device="cpu", reporter=reporter)
+    choices: Choices = {}
+    tiers = () if arguments.quick else tuple(map(Tier, arguments.extra.tiers))
+    evaluations: list[TrafficEvaluation] = []
     for seed in range(arguments.seeds):
         reporter.say(f"seed {seed + 1} of {arguments.seeds}")
-        edition = train(parts, found.classes, config, seed=seed, reporter=reporter)
-        tiers = (Tier.T0, Tier.T1) if not arguments.quick else ()
         evaluations.append(
-            evaluate(edition, parts, config, seed=seed, tiers=tiers, reporter=reporter)
+            _evaluated(
+                parts,
+                found.classes,
+                config if seed == 0 else _further(config, pool),
+                seed=seed,
+                pool=pool,
+                choices=choices,
+                tiers=tiers if seed == 0 else (),
+                reporter=reporter,
+            )
         )
         Console(stderr=True).print(_table(evaluations))
     tier = config.tier.value
@@ -106,11 +125,19 @@ def run(
         "duplicates_left_out": split.duplicates,
         "straddling_left_out": split.straddling,
         "parts": {
-            part: _figures([each.scores[tier][part] for each in evaluations])
+            part: _figures(
+                [each.scores[tier][part] for each in evaluations if part in each.scores[tier]]
+            )
             for part in ("network", "tree")
             if part in evaluations[0].scores[tier]
         },
         "tiers": _tiers(evaluations),
+        "pool": {
+            "network_weight": pool.decision.network_weight,
+            "network_gain": pool.network_gain,
+            "network_gain_standard_error": pool.standard_error,
+            "rounds": pool.rounds,
+        },
         "gain_over_lightgbm_ci": [each.scores[tier]["lightgbm"].gain_ci for each in evaluations],
         "accuracy_after_packets": {
             count: float(np.mean([each.by_packets[count] for each in evaluations]))
@@ -122,12 +149,46 @@ def run(
     result.print()
 
 
+def _further(config: TrafficConfig, pool: Pool) -> TrafficConfig:
+    """Seeds after the first leave out unknown classes, and a network without a say."""
+    config = config.changed(**{"evaluation.left_out_share": 0.0})
+    return config if pool.decision.network_weight else config.with_idle_network()
+
+
+def _evaluated(
+    parts: Parts,
+    classes: tuple[str, ...],
+    config: TrafficConfig,
+    *,
+    seed: int,
+    pool: Pool,
+    choices: Choices,
+    tiers: tuple[Tier, ...],
+    reporter: Reporter,
+) -> TrafficEvaluation:
+    edition = train(parts, classes, config, seed=seed, reporter=reporter, pool=pool)
+    found = evaluate(
+        edition,
+        parts,
+        config,
+        seed=seed,
+        tiers=tiers,
+        baseline_tiers=tiers,
+        reporter=reporter,
+        choices=choices,
+    )
+    if seed > 0 and pool.decision.network_weight == 0:
+        del found.scores[config.tier.value]["network"]  # it was hardly trained
+    return found
+
+
 def _figures(scores: Sequence[Score]) -> dict[str, float]:
     figures: dict[str, float] = {}
     for figure in FIGURES:
         values = [getattr(each, figure) for each in scores]
-        if all(value is not None for value in values):
-            figures |= mean_and_spread(values, figure)
+        measured = [value for value in values if value is not None]
+        if measured:
+            figures |= mean_and_spread(measured, figure)
     return figures
 
 
@@ -136,7 +197,12 @@ def _tiers(evaluations: Sequence[TrafficEvaluation]) -> dict[str, dict[str, dict
     return {
         tier: {
             model: mean_and_spread(
-                [each.scores[tier][model].macro_f1 for each in evaluations], "macro_f1"
+                [
+                    each.scores[tier][model].macro_f1
+                    for each in evaluations
+                    if model in each.scores.get(tier, {})
+                ],
+                "macro_f1",
             )
             for model in models
         }

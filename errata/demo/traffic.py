@@ -62,7 +62,6 @@ def small_config() -> TrafficConfig:
             "network.epochs": 8,
             "pretraining.enabled": False,
             "tree.rounds": 40,
-            "tree.cuts": (2, 5),
             "evaluation.baselines": ("majority", "knn"),
             "evaluation.resamples": 0,
         }

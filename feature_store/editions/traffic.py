@@ -34,7 +34,7 @@ _LEAST_PROBABILITY = 1e-6
 
 
 class Decision(BaseModel):
-    """How the two parts become one verdict, all of it chosen on validation flows.
+    """How the two parts become one verdict, all of it chosen on flows that were held out.
 
     p ∝ exp((w · log p_network + (1 - w) · log p_tree) / T), and the class is `unknown` where
     max p is below `unknown_below`.
@@ -118,6 +118,8 @@ class TrafficEdition:
 
     def probability(self, flows: FlowBatch) -> FloatArray:
         """(n, classes) float32: the calibrated probabilities of `classify` alone."""
+        if self.decision.network_weight == 0 and self.forest is not None:
+            return self.decide(np.zeros((len(flows), len(self.classes)), np.float32), flows)
         return self.classify(flows).probability
 
     def read_network(

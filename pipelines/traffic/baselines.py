@@ -1,14 +1,14 @@
 """What the classifier has to beat, each trained on the same flows.
 
 All but the port rule see a tier's features and no port. Parameters are chosen on the validation
-flows; the test flows are not looked at.
+flows, and the model is then trained on training and validation flows together, as ours is; the test
+flows are not looked at.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
-import lightgbm
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import RandomForestClassifier
@@ -18,15 +18,20 @@ from feature_store.traffic.features import Tier, feature_table, flow_features
 from feature_store.traffic.flows import FlowBatch
 from pipelines.progress import Silent
 from pipelines.traffic.config import TreeConfig
+from pipelines.traffic.dataset import LabelledPart
 from pipelines.traffic.metrics import macro_f1
-from pipelines.traffic.train_network import LabelledPart
 from pipelines.traffic.train_tree import train_tree
 
 FloatArray = NDArray[np.float32]
 KNN_PACKETS = 10
 NEIGHBOURS = (1, 3, 5, 9)
 FOREST_LEAVES = (1, 3)
-BOOSTED = (TreeConfig(cuts=(), leaves=15), TreeConfig(cuts=(), leaves=31))
+# LightGBM's own ways with whole flows; early stopping chooses the rounds.
+BOOSTED = (
+    TreeConfig(beginning_weight=0, class_weight=0, leaves=15),
+    TreeConfig(beginning_weight=0, class_weight=0, leaves=31),
+    TreeConfig(beginning_weight=0, class_weight=0.5, leaves=15),
+)
 TREES = 300
 
 
@@ -35,6 +40,10 @@ class Baseline(Protocol):
 
     def __call__(self, flows: FlowBatch) -> FloatArray:
         """(n, classes) float32, rows sum to 1."""
+
+
+Choices = dict[tuple[str, Tier], Any]
+"""Parameters by baseline and tier: chosen once, and kept for further seeds."""
 
 
 def train_baseline(
@@ -46,23 +55,48 @@ def train_baseline(
     classes: int,
     seed: int,
     threads: int,
+    choices: Choices | None = None,
 ) -> Baseline:
     """Train the baseline of a name.
+
+    Args:
+        name: one of `evaluation.baselines` of the configuration.
+        training: what the candidates are trained on.
+        validation: where the best is chosen; then it is trained on both.
+        tier: what is seen of a flow.
+        classes: how many there are.
+        seed: of whatever is drawn.
+        threads: at most.
+        choices: parameters that are known already; those that are chosen here are added.
 
     Raises:
         ValueError: no baseline has that name.
     """
+    choices = {} if choices is None else choices
+    known = training + validation
     if name == "majority":
-        return _majority(training, classes)
+        return _majority(known, classes)
     if name == "port_rule":
-        return _port_rule(training, classes)
+        return _port_rule(known, classes)
     if name == "knn":
-        return _nearest(training, validation, classes)
+        if (name, tier) not in choices:
+            choices[name, tier] = _best_neighbours(training, validation, classes)
+        return _nearest(known, choices[name, tier], classes)
     if name == "random_forest":
-        return _forest(training, validation, tier=tier, classes=classes, seed=seed, threads=threads)
+        if (name, tier) not in choices:
+            choices[name, tier] = _best_leaves(
+                training, validation, tier=tier, classes=classes, seed=seed, threads=threads
+            )
+        return _forest(
+            known, choices[name, tier], tier=tier, classes=classes, seed=seed, threads=threads
+        )
     if name == "lightgbm":
+        if (name, tier) not in choices:
+            choices[name, tier] = _best_boosted(
+                training, validation, tier=tier, classes=classes, seed=seed, threads=threads
+            )
         return _boosted(
-            training, validation, tier=tier, classes=classes, seed=seed, threads=threads
+            known, choices[name, tier], tier=tier, classes=classes, seed=seed, threads=threads
         )
     raise ValueError(f"no baseline is called '{name}'")
 
@@ -93,24 +127,21 @@ def _services(flows: FlowBatch) -> list[tuple[int, int]]:
     return list(zip(flows.flow["protocol"].tolist(), port.tolist(), strict=True))
 
 
-def _nearest(training: LabelledPart, validation: LabelledPart, classes: int) -> Baseline:
-    """k-NN, L1 on the first packets' sizes, gaps and directions, each scaled by its deviation."""
-    table = _sequence(training.flows)
-    scale = np.maximum(table.std(axis=0), 1e-6)
-    held = _sequence(validation.flows) / scale
-
-    def fitted(neighbours: int) -> KNeighborsClassifier:
-        model = KNeighborsClassifier(
-            min(neighbours, len(table)), metric="manhattan", weights="distance"
-        )
-        return model.fit(table / scale, training.label)
-
-    models = [fitted(k) for k in NEIGHBOURS]
-    best = max(
-        models,
-        key=lambda model: macro_f1(validation.label, model.predict(held), classes=classes),
+def _best_neighbours(training: LabelledPart, validation: LabelledPart, classes: int) -> int:
+    return max(
+        NEIGHBOURS,
+        key=lambda k: _held_f1(_nearest(training, k, classes), validation, classes),
     )
-    return lambda flows: _spread(best, _sequence(flows) / scale, classes)
+
+
+def _nearest(known: LabelledPart, neighbours: int, classes: int) -> Baseline:
+    """k-NN, L1 on the first packets' sizes, gaps and directions, each scaled by its deviation."""
+    table = _sequence(known.flows)
+    scale = np.maximum(table.std(axis=0), 1e-6)
+    model = KNeighborsClassifier(
+        min(neighbours, len(table)), metric="manhattan", weights="distance"
+    ).fit(table / scale, known.label)
+    return lambda flows: _spread(model, _sequence(flows) / scale, classes)
 
 
 def _sequence(flows: FlowBatch) -> FloatArray:
@@ -120,7 +151,7 @@ def _sequence(flows: FlowBatch) -> FloatArray:
     return np.concatenate([seen.size[first], gap, seen.direction[first]], axis=1).astype(np.float32)
 
 
-def _forest(
+def _best_leaves(
     training: LabelledPart,
     validation: LabelledPart,
     *,
@@ -128,23 +159,26 @@ def _forest(
     classes: int,
     seed: int,
     threads: int,
-) -> Baseline:
-    table, held = (feature_table(part.flows, tier)[0] for part in (training, validation))
-
-    def fitted(least_rows: int) -> RandomForestClassifier:
-        model = RandomForestClassifier(
-            TREES, min_samples_leaf=least_rows, random_state=seed, n_jobs=threads
+) -> int:
+    def score(least_rows: int) -> float:
+        found = _forest(
+            training, least_rows, tier=tier, classes=classes, seed=seed, threads=threads
         )
-        return model.fit(table, training.label)
+        return _held_f1(found, validation, classes)
 
-    best = max(
-        (fitted(least) for least in FOREST_LEAVES),
-        key=lambda model: macro_f1(validation.label, model.predict(held), classes=classes),
-    )
-    return lambda flows: _spread(best, feature_table(flows, tier)[0], classes)
+    return max(FOREST_LEAVES, key=score)
 
 
-def _boosted(
+def _forest(
+    known: LabelledPart, least_rows: int, *, tier: Tier, classes: int, seed: int, threads: int
+) -> Baseline:
+    model = RandomForestClassifier(
+        TREES, min_samples_leaf=least_rows, random_state=seed, n_jobs=threads
+    ).fit(feature_table(known.flows, tier)[0], known.label)
+    return lambda flows: _spread(model, feature_table(flows, tier)[0], classes)
+
+
+def _best_boosted(
     training: LabelledPart,
     validation: LabelledPart,
     *,
@@ -152,12 +186,11 @@ def _boosted(
     classes: int,
     seed: int,
     threads: int,
-) -> Baseline:
-    """LightGBM on whole flows, with early stopping; the product's tree without its cuts."""
-    held = feature_table(validation.flows, tier)[0]
+) -> TreeConfig:
+    """The best of `BOOSTED` and of its numbers of rounds, by macro F1 on the validation flows."""
 
-    def fitted(config: TreeConfig) -> lightgbm.Booster:
-        return train_tree(
+    def tried(config: TreeConfig) -> tuple[float, TreeConfig]:
+        curve = train_tree(
             training,
             validation,
             config,
@@ -166,15 +199,32 @@ def _boosted(
             seed=seed,
             threads=threads,
             reporter=Silent(),
-        )
+        ).curve
+        if not len(curve):
+            return 0.0, config
+        return float(curve.max()), config.model_copy(update={"rounds": int(curve.argmax()) + 1})
 
-    best = max(
-        map(fitted, BOOSTED),
-        key=lambda tree: macro_f1(
-            validation.label, np.asarray(tree.predict(held)).argmax(1), classes=classes
-        ),
-    )
-    return lambda flows: np.asarray(best.predict(feature_table(flows, tier)[0]), np.float32)
+    return max(map(tried, BOOSTED), key=lambda found: found[0])[1]
+
+
+def _boosted(
+    known: LabelledPart, config: TreeConfig, *, tier: Tier, classes: int, seed: int, threads: int
+) -> Baseline:
+    booster = train_tree(
+        known,
+        None,
+        config,
+        tier=tier,
+        classes=classes,
+        seed=seed,
+        threads=threads,
+        reporter=Silent(),
+    ).booster
+    return lambda flows: np.asarray(booster.predict(feature_table(flows, tier)[0]), np.float32)
+
+
+def _held_f1(baseline: Baseline, held: LabelledPart, classes: int) -> float:
+    return macro_f1(held.label, baseline(held.flows).argmax(axis=1), classes=classes)
 
 
 def _spread(

@@ -111,29 +111,30 @@ class TreeConfig(Section):
     """The gradient-boosted tree beside the network (LightGBM).
 
     Attributes:
-        cuts: the tree also learns from each flow as it was after so many packets.
-        rounds: boosting rounds at most; the best macro F1 on the validation flows is kept. (Log
-            loss turns much earlier, and the decision's temperature mends that.)
-        patience: rounds without a better one before it stops.
+        beginning_weight: the tree also learns from each flow as it was after a random number of
+            its packets; such a beginning weighs so much of a whole flow.
+        rounds: boosting rounds at most; cross-validation over blocks of recordings chooses how many
+            are kept, by macro F1. (Log loss turns earlier, and the decision's temperature mends
+            that.)
+        class_weight: a class with n flows weighs n^-class_weight a flow.
     """
 
     enabled: bool = True
-    cuts: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2, 3, 5, 10)
-    rounds: int = Field(400, ge=1)
-    learning_rate: float = Field(0.05, gt=0)
+    beginning_weight: Share = 0.3
+    rounds: int = Field(120, ge=1)
+    learning_rate: float = Field(0.08, gt=0)
     leaves: int = Field(15, ge=2)
     least_rows: int = Field(5, ge=1)
     feature_share: float = Field(0.5, gt=0, le=1)
     row_share: float = Field(0.8, gt=0, le=1)
-    class_weight: Share = 0.0
-    patience: int = Field(100, ge=1)
+    class_weight: Share = 0.5
 
 
 class DecisionConfig(Section):
-    """How verdicts are decided, chosen on the validation flows.
+    """How verdicts are decided, chosen on flows that were held out; see `pool.choose_pool`.
 
     Attributes:
-        rejected_share: share of the validation flows that fall below the unknown threshold.
+        rejected_share: share of the held-out flows that fall below the unknown threshold.
         early_agreement: share of early verdicts that must agree with the final one.
     """
 
@@ -177,3 +178,7 @@ class TrafficConfig(PipelineConfig):
     tree: TreeConfig = TreeConfig()
     decision: DecisionConfig = DecisionConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    def with_idle_network(self) -> TrafficConfig:
+        """The same with a network that is hardly trained, for where it has no say in a verdict."""
+        return self.changed(**{"pretraining.enabled": False, "network.epochs": 1})

@@ -82,6 +82,31 @@ class LabelledFlows:
         return digest.hexdigest()
 
 
+@dataclass(frozen=True)
+class LabelledPart:
+    """Flows of one part of the split.
+
+    Shapes:
+        label: (n,), never negative; capture: (n,), which file each comes from
+    """
+
+    flows: FlowBatch
+    label: NDArray[np.int64]
+    capture: NDArray[np.int32]
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> LabelledPart:
+        """Some of the flows."""
+        return LabelledPart(self.flows[rows], self.label[rows], self.capture[rows])
+
+    def __add__(self, other: LabelledPart) -> LabelledPart:
+        """The flows of both."""
+        return LabelledPart(
+            FlowBatch.concatenate([self.flows, other.flows]),
+            np.concatenate([self.label, other.label]),
+            np.concatenate([self.capture, other.capture]),
+        )
+
+
 def read_labelled_flows(
     captures: Sequence[Path],
     source: LabelSource,

@@ -18,8 +18,9 @@ from feature_store.editions.traffic import TrafficEdition
 from feature_store.traffic.features import PROTECTED, Header, Tier
 from feature_store.traffic.flows import FlowBatch
 from pipelines.progress import Reporter, Silent
-from pipelines.traffic.baselines import train_baseline
+from pipelines.traffic.baselines import Choices, train_baseline
 from pipelines.traffic.config import TrafficConfig
+from pipelines.traffic.dataset import LabelledPart
 from pipelines.traffic.metrics import (
     accuracy,
     calibration_error,
@@ -29,7 +30,7 @@ from pipelines.traffic.metrics import (
     paired_interval,
     unknown_detection,
 )
-from pipelines.traffic.train_network import LabelledPart
+from pipelines.traffic.pool import Pool
 from pipelines.traffic.training import Parts, train
 
 FloatArray = NDArray[np.float32]
@@ -93,6 +94,7 @@ def evaluate(
     tiers: tuple[Tier, ...] | None = None,
     baseline_tiers: tuple[Tier, ...] = (Tier.T0, Tier.T1),
     reporter: Reporter | None = None,
+    choices: Choices | None = None,
 ) -> TrafficEvaluation:
     """Measure an edition beside the baselines on the test flows.
 
@@ -104,8 +106,10 @@ def evaluate(
         tiers: further tiers at which our classifier is trained and scored too; by default none.
         baseline_tiers: where the baselines are trained; the edition's own tier is always one.
         reporter: progress.
+        choices: the baselines' parameters where an earlier seed chose them.
     """
     reporter = reporter or Silent()
+    choices = {} if choices is None else choices
     classes, test = edition.classes, parts.test
     probed = randomise_protected(test.flows, np.random.default_rng(seed))
     ours = edition.classify(test.flows).probability.argmax(axis=1)
@@ -128,8 +132,12 @@ def evaluate(
     scores = {edition.tier.value: {name: scored(each) for name, each in _own(edition).items()}}
     for tier in tiers or ():
         if tier is not edition.tier:
-            other = train(parts, classes, config.changed(tier=tier), seed=seed, reporter=reporter)
+            other = _trained_alike(
+                edition, parts, classes, config.changed(tier=tier), seed, reporter
+            )
             scores[tier.value] = {name: scored(each) for name, each in _own(other).items()}
+            if _network_is_idle(edition):
+                del scores[tier.value]["network"]
     wanted = [
         (tier, name)
         for tier in sorted({edition.tier, *baseline_tiers})
@@ -138,10 +146,10 @@ def evaluate(
     ]
     with reporter.bar("baselines", len(wanted)) as bar:
         for tier, name in wanted:
-            baseline = _baseline(name, parts, tier, classes, config, seed)
+            baseline = _baseline(name, parts, tier, classes, config, seed, choices)
             scores.setdefault(tier.value, {})[name] = scored(baseline)
             bar.advance(1, f"{name} {tier.value}")
-    _add_unknown(scores[edition.tier.value], parts, edition, config, seed, reporter)
+    _add_unknown(scores[edition.tier.value], parts, edition, config, seed, reporter, choices)
     return TrafficEvaluation(
         classes=classes,
         flows=len(test.flows),
@@ -194,6 +202,24 @@ def _own(edition: TrafficEdition) -> dict[str, Classify]:
     return found
 
 
+def _network_is_idle(edition: TrafficEdition) -> bool:
+    return edition.tree is not None and edition.decision.network_weight == 0
+
+
+def _trained_alike(
+    edition: TrafficEdition,
+    parts: Parts,
+    classes: tuple[str, ...],
+    config: TrafficConfig,
+    seed: int,
+    reporter: Reporter,
+) -> TrafficEdition:
+    """Trained on other flows or another tier with an edition's pool; no network without a say."""
+    if _network_is_idle(edition):
+        config = config.with_idle_network()
+    return train(parts, classes, config, seed=seed, reporter=reporter, pool=Pool.of(edition))
+
+
 def _baseline(
     name: str,
     parts: Parts,
@@ -201,6 +227,7 @@ def _baseline(
     classes: tuple[str, ...],
     config: TrafficConfig,
     seed: int,
+    choices: Choices,
 ) -> Classify:
     return train_baseline(
         name,
@@ -210,6 +237,7 @@ def _baseline(
         classes=len(classes),
         seed=seed,
         threads=config.threads,
+        choices=choices,
     )
 
 
@@ -270,6 +298,7 @@ def _add_unknown(
     config: TrafficConfig,
     seed: int,
     reporter: Reporter,
+    choices: Choices,
 ) -> None:
     """Complete scores with how well each model, trained without some classes, tells these."""
     classes = edition.classes
@@ -289,10 +318,12 @@ def _add_unknown(
     training = without(parts.training)
     fewer = Parts(training, without(parts.validation), without(parts.test), training.flows)
     names = tuple(classes[row] for row in kept)
-    blind = train(fewer, names, config.changed(tier=edition.tier), seed=seed, reporter=reporter)
-    models = _own(blind)
+    config = config.changed(tier=edition.tier)
+    models = _own(_trained_alike(edition, fewer, names, config, seed, reporter))
+    if _network_is_idle(edition):
+        del models["network"]
     for name in config.evaluation.baselines:
-        models[name] = _baseline(name, fewer, edition.tier, names, config, seed)
+        models[name] = _baseline(name, fewer, edition.tier, names, config, seed, choices)
     for model, classify in models.items():
         doubt = -classify(parts.test.flows).max(axis=1).astype(np.float64)
         found = unknown_detection(doubt[~unknown], doubt[unknown])

@@ -40,7 +40,7 @@ def comparison_rows(
     for name, shown in NAMES.items():
         cells = [shown]
         for tier in tiers:
-            found = [each.scores[tier].get(name) for each in evaluations]
+            found = [each.scores.get(tier, {}).get(name) for each in evaluations]
             scores = [each for each in found if each is not None]
             cells += (
                 [

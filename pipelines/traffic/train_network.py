@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -24,28 +23,12 @@ from pipelines.distributed import ALONE, Group
 from pipelines.progress import Reporter
 from pipelines.traffic.augmentation import augmented
 from pipelines.traffic.config import NetworkConfig, PretrainingConfig, TrafficConfig
+from pipelines.traffic.dataset import LabelledPart
 from pipelines.traffic.metrics import macro_f1
 
 LARGEST_GRADIENT = 1.0
 WARM_UP_SHARE = 0.1
 FINAL_RATE = 0.02
-
-
-@dataclass(frozen=True)
-class LabelledPart:
-    """Flows of one part of the split.
-
-    Shapes:
-        label: (n,), never negative; capture: (n,), which file each comes from
-    """
-
-    flows: FlowBatch
-    label: NDArray[np.int64]
-    capture: NDArray[np.int32]
-
-    def __getitem__(self, rows: NDArray[np.int64]) -> LabelledPart:
-        """Some of the flows."""
-        return LabelledPart(self.flows[rows], self.label[rows], self.capture[rows])
 
 
 def embedding_config(config: NetworkConfig, tier: Tier) -> EmbeddingConfig:
@@ -111,7 +94,10 @@ def fine_tune(
     reporter: Reporter,
     group: Group = ALONE,
 ) -> None:
-    """Train on labels; the network ends with the weights of its best validation macro F1."""
+    """Train on labels; the network ends with the weights of its best validation macro F1.
+
+    Without a validation flow nothing stops it, and it ends with its last weights.
+    """
     chosen = config.network
     if chosen.frozen:
         for parameter in [*network.embedding.parameters(), *network.encoder.parameters()]:
@@ -156,7 +142,7 @@ def fine_tune(
             network.eval()
             found = _verdicts(network, validation.flows, config.tier, group)
             score = macro_f1(validation.label, found, classes=network.head.out_features)
-            tracked.offer(score, epoch + 1)
+            tracked.offer(score if len(found) else float(epoch), epoch + 1)
             if checkpoint and group.leads:
                 checkpoint.save(tracked, optimizer, epoch=epoch + 1)
             bar.advance(1, f"loss {np.mean(losses):.3f}, macro F1 {score:.3f}")

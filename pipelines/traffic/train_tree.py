@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import lightgbm
 import numpy as np
 from numpy.typing import NDArray
@@ -10,13 +12,25 @@ from feature_store.traffic.features import Tier, feature_table
 from feature_store.traffic.flows import FlowBatch
 from pipelines.progress import Reporter
 from pipelines.traffic.config import TreeConfig
+from pipelines.traffic.dataset import LabelledPart
 from pipelines.traffic.metrics import macro_f1
-from pipelines.traffic.train_network import LabelledPart
+
+
+@dataclass(frozen=True)
+class TrainedTree:
+    """A tree, and the macro F1 on held-out flows after each of its rounds.
+
+    Shapes:
+        curve: (rounds,); empty where nothing was held out
+    """
+
+    booster: lightgbm.Booster
+    curve: NDArray[np.float64]
 
 
 def train_tree(
     training: LabelledPart,
-    validation: LabelledPart,
+    held: LabelledPart | None,
     config: TreeConfig,
     *,
     tier: Tier,
@@ -24,23 +38,27 @@ def train_tree(
     seed: int,
     threads: int,
     reporter: Reporter,
-) -> lightgbm.Booster:
-    """A tree on whole flows and, at the same total weight a flow, on what they were at first."""
-    table, rows = _with_cuts(training.flows, config.cuts, tier)
-    copies = np.bincount(rows, minlength=len(training.flows))
+) -> TrainedTree:
+    """`config.rounds` rounds on whole flows and, more lightly, on what they were at first."""
+    table, rows, weight = _with_beginning(training.flows, config, tier, seed)
     counts = np.bincount(training.label, minlength=classes)
-    weight = np.maximum(counts, 1).astype(np.float64)[training.label] ** -config.class_weight
-    weight = weight / weight.mean() / copies
-    held, held_rows = _with_cuts(validation.flows, (), tier)
-    known = lightgbm.Dataset(table, training.label[rows], weight=weight[rows])
+    weight = weight * np.maximum(counts, 1).astype(np.float64)[training.label[rows]] ** (
+        -config.class_weight
+    )
+    known = lightgbm.Dataset(table, training.label[rows], weight=weight / weight.mean())
+    curve: list[float] = []
 
     def score(probability: NDArray[np.float64], held: lightgbm.Dataset) -> tuple[str, float, bool]:
         label = np.asarray(held.get_label(), np.int64)
-        found = probability.argmax(axis=1)
-        return "macro F1", macro_f1(label, found, classes=classes), True
+        curve.append(macro_f1(label, probability.argmax(axis=1), classes=classes))
+        return "macro F1", curve[-1], True
 
+    watched = []
+    if held is not None and len(held.label):
+        held_table = feature_table(held.flows, tier)[0]
+        watched = [lightgbm.Dataset(held_table, held.label, reference=known)]
     with reporter.bar("tree", config.rounds) as bar:
-        return lightgbm.train(
+        booster = lightgbm.train(
             {
                 "objective": "multiclass",
                 "metric": "none",
@@ -59,23 +77,28 @@ def train_tree(
             },
             known,
             num_boost_round=config.rounds,
-            valid_sets=[lightgbm.Dataset(held, validation.label[held_rows], reference=known)],
+            valid_sets=watched,
             feval=score,
             callbacks=[
-                lightgbm.early_stopping(config.patience, verbose=False),
-                lambda step: bar.advance(1, f"macro F1 {step.evaluation_result_list[0][2]:.3f}"),
+                lambda _: bar.advance(1, f"macro F1 {curve[-1]:.3f}" if curve else ""),
             ],
         )
+    return TrainedTree(booster, np.array(curve))
 
 
-def _with_cuts(
-    flows: FlowBatch, cuts: tuple[int, ...], tier: Tier
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The feature table of flows and of their beginnings, and the flow of each of its rows."""
+def _with_beginning(
+    flows: FlowBatch, config: TreeConfig, tier: Tier, seed: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float64]]:
+    """Rows of the flows and of one beginning of each, the flow of each row, and its weight."""
     tables, rows = [feature_table(flows, tier)[0]], [np.arange(len(flows))]
-    for packets in cuts:
-        longer = np.flatnonzero(flows.flow["kept"] > packets)
-        if len(longer):
-            tables.append(feature_table(flows[longer].cut(packets), tier)[0])
+    if config.beginning_weight:
+        kept = flows.flow["kept"].astype(np.int64)
+        drawn = np.random.default_rng(seed).random(len(flows))
+        packets = np.where(kept > 1, 1 + (drawn * (kept - 1)).astype(np.int64), 0)
+        for count in np.unique(packets[packets > 0]):
+            longer = np.flatnonzero(packets == count)
+            tables.append(feature_table(flows[longer].cut(int(count)), tier)[0])
             rows.append(longer)
-    return np.concatenate(tables), np.concatenate(rows)
+    found = np.concatenate(rows)
+    weight = np.where(np.arange(len(found)) < len(flows), 1.0, config.beginning_weight)
+    return np.concatenate(tables), found, weight

@@ -1,4 +1,4 @@
-"""One training: network and tree on the training flows, their decision on the validation flows."""
+"""One training: network, tree, and how the two decide together."""
 
 from __future__ import annotations
 
@@ -13,27 +13,19 @@ from feature_store.editions.traffic import (
     Decision,
     TrafficEdition,
     log_softmax,
-    pooled,
     read_network,
-    tree_log_probability,
 )
 from feature_store.error_memory import KeySpace
-from feature_store.traffic.features import feature_table
 from feature_store.traffic.flows import FlowBatch
 from pipelines.checkpoint import Checkpoint
 from pipelines.distributed import ALONE, Group
 from pipelines.progress import Reporter, Silent
 from pipelines.traffic.config import DecisionConfig, TrafficConfig
-from pipelines.traffic.dataset import LabelledFlows
+from pipelines.traffic.dataset import LabelledFlows, LabelledPart
+from pipelines.traffic.pool import Opinions, Pool, choose_pool, early_exit, settle
 from pipelines.traffic.split import Split
-from pipelines.traffic.train_network import LabelledPart, fine_tune, new_network, pretrain
+from pipelines.traffic.train_network import fine_tune, new_network, pretrain
 from pipelines.traffic.train_tree import train_tree
-
-NETWORK_WEIGHTS = tuple(np.linspace(0, 1, 11).round(1).tolist())
-TEMPERATURES = tuple(np.geomspace(0.4, 2.5, 25).tolist())
-EARLY_CONFIDENCES = tuple(np.linspace(0.5, 1.0, 26).round(2).tolist())
-
-FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -44,6 +36,11 @@ class Parts:
     validation: LabelledPart
     test: LabelledPart
     unlabelled: FlowBatch
+
+    @property
+    def known(self) -> LabelledPart:
+        """All flows that may be learned from: those of training and validation."""
+        return self.training + self.validation
 
     @classmethod
     def of(cls, data: LabelledFlows, split: Split) -> Parts:
@@ -73,8 +70,12 @@ def train(
     key: str = "",
     reporter: Reporter | None = None,
     group: Group = ALONE,
+    pool: Pool | None = None,
 ) -> TrafficEdition:
-    """An edition from the training flows; its decision is chosen on the validation flows.
+    """An edition from the training and validation flows.
+
+    The network trains on the training flows and stops by the validation flows. Cross-validation
+    over both chooses the rounds of the tree and the pool, and the tree is then trained on both.
 
     Args:
         parts: the flows.
@@ -86,7 +87,12 @@ def train(
         reporter: progress.
         group: the processes that train the network together; the first alone goes on to the tree
             and the decision, and the others' editions lack both.
+        pool: what an earlier cross-validation chose; None chooses it here.
+
+    Raises:
+        ValueError: the flows were read with another number of packets than the configuration's.
     """
+    _check_packets(parts, config.network.packets)
     reporter = reporter or Silent()
     torch.set_num_threads(group.threads(config.threads))
     seed = config.seed if seed is None else seed
@@ -120,87 +126,47 @@ def train(
         group=group,
     )
     keys = KeySpace.fit(read_network(network, parts.training.flows, config.tier)[1])
-    tree = None
+    undecided = TrafficEdition(classes, config.tier, network, None, Decision(), keys)
     if not group.leads:
-        return TrafficEdition(classes, config.tier, network, tree, Decision(), keys)
+        return undecided
     torch.set_num_threads(config.threads)
-    if config.tree.enabled:
-        tree = train_tree(
-            parts.training,
-            parts.validation,
-            config.tree,
-            tier=config.tier,
-            classes=len(classes),
-            seed=seed,
-            threads=config.threads,
-            reporter=reporter,
+    if not config.tree.enabled:
+        return decide(undecided, parts.validation, config.decision)
+    if pool is None:
+        pool = choose_pool(
+            parts.known, classes, config, seed=seed, device=device, reporter=reporter
         )
-    undecided = TrafficEdition(classes, config.tier, network, tree, Decision(), keys)
-    decision = decide(undecided, parts.validation, config.decision)
-    return replace(undecided, decision=decision)
-
-
-def decide(edition: TrafficEdition, validation: LabelledPart, config: DecisionConfig) -> Decision:
-    """Weight, temperature and thresholds from the validation flows.
-
-    Weight and temperature minimise the log loss; `unknown_below` rejects a set share; `early_exit`
-    is the least confidence at which verdicts before the last packet agree with the last one.
-    """
-    if not len(validation.flows):
-        return Decision()
-    log_network = log_softmax(edition.read_network(validation.flows)[0])
-    log_tree, weights = log_network, (1.0,)
-    if edition.forest is not None:
-        log_tree = tree_log_probability(
-            edition.forest, feature_table(validation.flows, edition.tier)[0]
-        )
-        weights = NETWORK_WEIGHTS
-    rows = np.arange(len(validation.label))
-
-    def log_loss(decision: Decision) -> float:
-        probability = pooled(log_network, log_tree, decision)[rows, validation.label]
-        return float(-np.log(np.maximum(probability, 1e-12)).mean())
-
-    best = min(
-        (
-            Decision(network_weight=weight, temperature=temperature)
-            for weight in weights
-            for temperature in TEMPERATURES
-        ),
-        key=log_loss,
+    tree = train_tree(
+        parts.known,
+        None,
+        config.tree.model_copy(update={"rounds": pool.rounds}),
+        tier=config.tier,
+        classes=len(classes),
+        seed=seed,
+        threads=config.threads,
+        reporter=reporter,
     )
-    confidence = pooled(log_network, log_tree, best).max(axis=1)
-    best = best.model_copy(
-        update={"unknown_below": float(np.quantile(confidence, config.rejected_share))}
-    )
-    return best.model_copy(
-        update={"early_exit": _early_exit(edition, best, validation, config.early_agreement)}
-    )
+    return replace(undecided, tree=tree.booster, decision=pool.decision)
 
 
-def _early_exit(
-    edition: TrafficEdition, decision: Decision, validation: LabelledPart, agreement: float
-) -> float:
-    """The least confidence at which a running flow's first sure verdict is its last one's."""
+def decide(
+    edition: TrafficEdition, validation: LabelledPart, config: DecisionConfig
+) -> TrafficEdition:
+    """A network without a tree, its temperature and thresholds chosen on the validation flows."""
+    if not len(validation.label):
+        return edition
+    said = log_softmax(edition.read_network(validation.flows)[0])
+    nowhere = np.zeros(len(said), np.int64)
+    decision = settle(Opinions(said, said, validation.label, nowhere), 1.0, config)
     decided = replace(edition, decision=decision)
-    flows = validation.flows
-    final = decided.classify(flows).probability.argmax(axis=1)
-    kept = flows.flow["kept"]
-    confidence = np.zeros((len(flows), decided.packets), np.float32)
-    verdict = np.tile(final[:, None], decided.packets)
-    for place in range(decided.packets):
-        running = np.flatnonzero(kept > place + 1)
-        if len(running):
-            found = decided.classify(flows[running].cut(place + 1)).probability
-            confidence[running, place] = found.max(axis=1)
-            verdict[running, place] = found.argmax(axis=1)
-    for threshold in EARLY_CONFIDENCES:
-        sure = confidence >= threshold
-        early = sure.any(axis=1)
-        first = sure.argmax(axis=1)
-        if not early.any():
-            break
-        same = verdict[np.arange(len(flows)), first] == final
-        if same[early].mean() >= agreement:
-            return float(threshold)
-    return 1.0
+    exit_at = early_exit([(decided, validation.flows)], config.early_agreement)
+    return replace(edition, decision=decision.model_copy(update={"early_exit": exit_at}))
+
+
+def _check_packets(parts: Parts, packets: int) -> None:
+    read = parts.training.flows.size.shape[1]
+    if read != packets:
+        raise ValueError(
+            f"the flows were read with {read} packets each and network.packets is {packets}: "
+            f"read the captures with FlowSettings(kept_packets={packets})"
+        )

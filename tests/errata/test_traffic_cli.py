@@ -9,7 +9,7 @@ from tests.pipelines.traffic.conftest import write_captures
 QUICK = [
     *("--set", "threads=1", "--set", "network.packets=6", "--set", "network.epochs=2"),
     *("--set", "network.encoder.d_model=16", "--set", "network.encoder.layers=1"),
-    *("--set", "pretraining.epochs=1", "--set", "tree.rounds=10", "--set", "tree.cuts=[1]"),
+    *("--set", "pretraining.epochs=1", "--set", "tree.rounds=10"),
     *("--set", "evaluation.baselines=[majority, lightgbm]"),
     *("--set", "evaluation.resamples=10"),
 ]

@@ -30,7 +30,6 @@ def trained(traffic: Path) -> TrafficEdition:
             "network.epochs": 4,
             "pretraining.enabled": False,
             "tree.rounds": 20,
-            "tree.cuts": (1, 3),
         }
     )
     data = read_labelled_flows(

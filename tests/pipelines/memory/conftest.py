@@ -75,7 +75,6 @@ def classifier(tmp_path_factory) -> tuple:
             "network.epochs": 2,
             "pretraining.enabled": False,
             "tree.rounds": 10,
-            "tree.cuts": (1, 3),
         }
     )
     root = write_captures(tmp_path_factory.mktemp("captures"), recordings=4, flows=12)

@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from feature_store.traffic.flows import FlowSettings
 from pipelines.traffic.config import TrafficConfig
 from pipelines.traffic.dataset import LabelledFlows, read_labelled_flows
 from pipelines.traffic.labels import find_captures, find_labels
 from tests.feature_store.traffic.conftest import ACK, PSH, SYN, ethernet, ipv4, pcap, tcp, udp
 
+PACKETS = 8
 CLIENT, SERVER = "192.0.2.1", "198.51.100.1"
 
 
@@ -87,7 +89,12 @@ def captures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def labelled(captures: Path) -> LabelledFlows:
-    return read_labelled_flows(find_captures(captures), find_labels(captures), root=captures)
+    return read_labelled_flows(
+        find_captures(captures),
+        find_labels(captures),
+        root=captures,
+        settings=FlowSettings(kept_packets=PACKETS),
+    )
 
 
 @pytest.fixture(scope="session")
@@ -95,13 +102,12 @@ def small() -> TrafficConfig:
     """A configuration that trains in seconds."""
     return TrafficConfig(threads=1).changed(
         **{
-            "network.packets": 8,
+            "network.packets": PACKETS,
             "network.encoder.d_model": 24,
             "network.encoder.layers": 1,
             "network.epochs": 6,
             "pretraining.epochs": 1,
             "tree.rounds": 20,
-            "tree.cuts": (1, 3),
             "evaluation.resamples": 20,
         }
     )

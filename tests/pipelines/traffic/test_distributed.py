@@ -26,7 +26,6 @@ SETTINGS = {
     "network.epochs": 3,
     "pretraining.enabled": "false",
     "tree.rounds": 5,
-    "tree.cuts": "[1]",
     "evaluation.resamples": 10,
     "evaluation.baselines": "[majority]",
 }
