@@ -19,6 +19,7 @@ from feature_store.traffic.packets.layer import (
 from feature_store.traffic.packets.packet import IPV4_MAPPED
 
 MAX_EXTENSION_HEADERS = 16
+AUTHENTICATION = 51  # RFC 4302, whose length counts in 4 bytes
 
 
 @compiled
@@ -42,7 +43,7 @@ def ipv4(
     written: NDArray[np.int64],
     packet: np.void,
 ) -> tuple[int, int]:
-    """RFC 791."""
+    """RFC 791, with the authentication header of RFC 4302 before what it protects."""
     packet["network_offset"], packet["ip_length"] = at, max(end - at, 0)
     if at + 20 > data.size:
         return network_fault(at + 20, end), at
@@ -62,7 +63,15 @@ def ipv4(
         return attribute_fragment(
             at, total - header, protocol, identification, first, timestamp_ns, ring, written, packet
         )
-    return carry(at + header, total - header, protocol, packet)
+    at, end = at + header, at + total
+    if protocol == AUTHENTICATION:
+        if at + 8 > min(data.size, end):
+            return network_fault(at + 8, end), at
+        protocol = int64(data[at])
+        at += (int64(data[at + 1]) + 2) * 4
+        if at > end:
+            return NETWORK_MALFORMED, at
+    return carry(at, end - at, protocol, packet)
 
 
 @compiled
@@ -104,7 +113,7 @@ def ipv6(
                     at, end - at, following, identification, first, timestamp_ns, ring, written,
                     packet,
                 )  # fmt: skip
-        elif protocol == 51:  # RFC 4302 counts in 4 bytes
+        elif protocol == AUTHENTICATION:
             at += (int64(data[at + 1]) + 2) * 4
         else:
             at += (int64(data[at + 1]) + 1) * 8

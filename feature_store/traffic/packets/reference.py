@@ -231,6 +231,12 @@ class Packet:
         more, position = header[6] & 0x20, number(header[6:8]) & 0x1FFF
         if more or position:
             self.fragment_of(inner, header[9], number(header[4:6]), position)
+        elif header[9] == 51:
+            authentication = inner.take_network(8)
+            inner.at += (authentication[1] + 2) * 4 - 8
+            if inner.at > inner.end:
+                raise Stop(Outcome.NETWORK_MALFORMED)
+            self.carried(inner, authentication[0])
         self.carried(inner, header[9])
 
     def ipv6(self, layer: Layer) -> None:

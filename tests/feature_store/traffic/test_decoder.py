@@ -70,6 +70,10 @@ ROADS = {
     "ppp": (9, b"\xff\x03\x00\x21" + INNER),
     "ppp, compressed": (9, b"\x21" + INNER),
     "ip options": (101, ipv4(INNER[20:], 6, src="10.0.0.1", dst="10.0.0.2", options=b"\x94\4\0\0")),
+    "authentication": (
+        101,
+        ipv4(bytes([6, 4]) + bytes(22) + INNER[20:], 51, src="10.0.0.1", dst="10.0.0.2"),
+    ),
     "4in4": (101, ipv4(INNER, 4)),
     "4in6": (101, ipv6(INNER, 4)),
     "gre": (101, ipv4(gre(INNER), 47)),
@@ -142,6 +146,17 @@ def test_ipv6_with_extension_headers_and_tunnels(link_type: int, packet: bytes) 
     assert describe(row) == ("fd00::1", 1234, "fd00::2", 443, 6)
     payload = int(row["payload_offset"])
     assert packet[payload : payload + int(row["payload_length"])] == b"hello"
+
+
+@pytest.mark.parametrize("words", [5, 250])
+def test_an_authentication_header_beyond_its_packet_is_malformed(words: int) -> None:
+    packet = ipv4(bytes([6, words]) + bytes(6) + b"hello", 51)
+    (row,) = decode(packet, link_type=101)
+    assert Outcome(row["outcome"]) is Outcome.NETWORK_MALFORMED
+    assert_rows_equal(
+        PacketDecoder().decode(batch_of([packet], link_type=101)),
+        decode_reference(batch_of([packet], link_type=101)),
+    )
 
 
 def test_hardware_addresses_are_those_of_the_outermost_frame() -> None:
