@@ -26,12 +26,8 @@ FloatArray = NDArray[np.float32]
 KNN_PACKETS = 10
 NEIGHBOURS = (1, 3, 5, 9)
 FOREST_LEAVES = (1, 3)
-# LightGBM's own ways with whole flows; early stopping chooses the rounds.
-BOOSTED = (
-    TreeConfig(beginning_weight=0, class_weight=0, leaves=15),
-    TreeConfig(beginning_weight=0, class_weight=0, leaves=31),
-    TreeConfig(beginning_weight=0, class_weight=0.5, leaves=15),
-)
+# LightGBM on whole flows: leaves and class weight; early stopping chooses the rounds.
+BOOSTED = ((15, 0.0), (31, 0.0), (15, 0.5))
 TREES = 300
 
 
@@ -55,6 +51,7 @@ def train_baseline(
     classes: int,
     seed: int,
     threads: int,
+    tree: TreeConfig | None = None,
     choices: Choices | None = None,
 ) -> Baseline:
     """Train the baseline of a name.
@@ -67,6 +64,7 @@ def train_baseline(
         classes: how many there are.
         seed: of whatever is drawn.
         threads: at most.
+        tree: rounds and learning rate of LightGBM.
         choices: parameters that are known already; those that are chosen here are added.
 
     Raises:
@@ -93,7 +91,13 @@ def train_baseline(
     if name == "lightgbm":
         if (name, tier) not in choices:
             choices[name, tier] = _best_boosted(
-                training, validation, tier=tier, classes=classes, seed=seed, threads=threads
+                training,
+                validation,
+                tree or TreeConfig(),
+                tier=tier,
+                classes=classes,
+                seed=seed,
+                threads=threads,
             )
         return _boosted(
             known, choices[name, tier], tier=tier, classes=classes, seed=seed, threads=threads
@@ -181,6 +185,7 @@ def _forest(
 def _best_boosted(
     training: LabelledPart,
     validation: LabelledPart,
+    tree: TreeConfig,
     *,
     tier: Tier,
     classes: int,
@@ -204,7 +209,11 @@ def _best_boosted(
             return 0.0, config
         return float(curve.max()), config.model_copy(update={"rounds": int(curve.argmax()) + 1})
 
-    return max(map(tried, BOOSTED), key=lambda found: found[0])[1]
+    candidates = [
+        tree.model_copy(update={"beginning_weight": 0.0, "leaves": leaves, "class_weight": power})
+        for leaves, power in BOOSTED
+    ]
+    return max(map(tried, candidates), key=lambda found: found[0])[1]
 
 
 def _boosted(

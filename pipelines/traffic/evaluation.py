@@ -237,6 +237,7 @@ def _baseline(
         classes=len(classes),
         seed=seed,
         threads=config.threads,
+        tree=config.tree,
         choices=choices,
     )
 

@@ -145,7 +145,8 @@ def fine_tune(
             tracked.offer(score if len(found) else float(epoch), epoch + 1)
             if checkpoint and group.leads:
                 checkpoint.save(tracked, optimizer, epoch=epoch + 1)
-            bar.advance(1, f"loss {np.mean(losses):.3f}, macro F1 {score:.3f}")
+            note = f", macro F1 {score:.3f}" if len(found) else ""
+            bar.advance(1, f"loss {np.mean(losses):.3f}{note}")
     tracked.restore()
     network.eval()
 
