@@ -7,6 +7,7 @@ import pytest
 from feature_store.editions import RecommenderEdition
 from feature_store.editions.traffic import TrafficEdition
 from feature_store.registry import Manifest, Registry
+from feature_store.traffic.flows import FlowSettings
 from pipelines.recommender.config import RecommenderConfig
 from pipelines.recommender.pipeline import make_split
 from pipelines.recommender.preparation import prepare
@@ -78,7 +79,12 @@ def classifier(tmp_path_factory) -> tuple:
         }
     )
     root = write_captures(tmp_path_factory.mktemp("captures"), recordings=4, flows=12)
-    data: LabelledFlows = read_labelled_flows(find_captures(root), find_labels(root), root=root)
+    data: LabelledFlows = read_labelled_flows(
+        find_captures(root),
+        find_labels(root),
+        root=root,
+        settings=FlowSettings(kept_packets=config.network.packets),
+    )
     edition: TrafficEdition = train_traffic(
         Parts.of(data, honest_split(data)), data.classes, config
     )
