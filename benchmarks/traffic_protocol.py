@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.harness import Result, mean_and_spread, parse
+from errata.cli.options import parse_overrides
 from feature_store.traffic.features import Tier
 from pipelines.allocator import keep_large_buffers
 from pipelines.progress import Reporter, Terminal
@@ -69,6 +70,12 @@ def run(
             "choices": ["T0"],
             "help": "further tiers, with the first seed",
         },
+        "--set": {
+            "nargs": "*",
+            "default": [],
+            "metavar": "KEY=VALUE",
+            "help": "change settings of the training, such as network.epochs=5",
+        },
         "--arms": {
             "nargs": "*",
             "default": [],
@@ -85,6 +92,7 @@ def run(
         "evaluation.left_out_share": 0.25,
         **settings,
         **(QUICK if arguments.quick else {}),
+        **parse_overrides(arguments.extra.set),
     }
     config = TrafficConfig().changed(**chosen)
     reporter = Terminal()
@@ -119,6 +127,7 @@ def run(
     }
     result.details = {
         "tier": tier,
+        "set": arguments.extra.set,
         "flows": {"train": len(split.train), "validation": len(split.validation),
                   "test": len(split.test)},
         "redundancy": split.redundancy,
