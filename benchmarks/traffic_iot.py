@@ -15,8 +15,8 @@ from benchmarks import traffic_protocol
 # A round of boosting is a tree per device, and flows are long here: fewer, larger steps.
 SETTINGS = {
     "labels.least_flows": 80,
-    "tree.rounds": 60,
-    "tree.learning_rate": 0.15,
+    "tree.rounds": 80,
+    "tree.learning_rate": 0.1,
     "network.epochs": 6,
     "pretraining.epochs": 3,
 }
