@@ -19,6 +19,7 @@ from safetensors.torch import save_file as save_tensors
 
 from feature_store.editions.item_map import ItemMap
 from feature_store.editions.mapped import map_arrays
+from feature_store.editions.popularity_share import PopularityShare, blend
 from feature_store.editions.small_batches import SmallBatchTower
 from feature_store.interactions.catalogue import Catalogue
 from feature_store.interactions.content import ContentSpec
@@ -41,10 +42,11 @@ _MAP = "item_map.safetensors"
 
 
 class Scoring(BaseModel):
-    """score(u, i) = u·z_i / temperature + bias_i: the bias holds what popularity is worth.
+    """s(u, i) = u·z_i / temperature + bias_i: the bias holds what popularity is worth.
 
     u and z_i are the towers' unit vectors, each with a closed-form tail where there is one:
-    the user's is Σ_j w_j q_j / (Σ_j w_j)^length_power over the history.
+    the user's is Σ_j w_j q_j / (Σ_j w_j)^length_power over the history. Of whom little is known,
+    the score leans on plain popularity (`popularity_share.py`).
 
     Attributes:
         temperature: of the softmax that the towers were trained with.
@@ -52,6 +54,7 @@ class Scoring(BaseModel):
         candidates: how many nearest vectors are fetched before the bias re-ranks them.
         tuned_k: the length of the list that `candidates` was measured to be enough for; longer
             lists fetch more in proportion. None where nothing was measured.
+        popularity_share: how far short histories lean on popularity.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,6 +63,7 @@ class Scoring(BaseModel):
     length_power: float = Field(0.0, ge=0, le=1)
     candidates: int = Field(1_000, ge=1)
     tuned_k: int | None = Field(None, ge=1)
+    popularity_share: PopularityShare = PopularityShare()
 
     def fetched(self, k: int) -> int:
         """How many nearest vectors to fetch for a list of `k`."""
@@ -92,7 +96,8 @@ class RecommenderEdition:
         history_vectors: (n_items, d) float32, what an item says about who consumed it.
         history_tail: (n_items, r) float32, the same for the tail; r may be 0.
         bias: (n_items,) float32, added after retrieval.
-        popularity: (n_items,) float32 interactions in training, for those of whom nothing is known.
+        popularity: (n_items,) float32 users in training, the recent ones counting more where that
+            served new users better; what lists for those of whom little is known lean on.
         user_tower: the network.
         index: over `item_vectors`, and over what was added since (`with_side`).
         item_map: the item space as a flat picture; None where none was drawn.
@@ -229,15 +234,39 @@ class RecommenderEdition:
             return vectors
         return np.concatenate([vectors, self._user_tail(histories)], axis=1)
 
+    def popularity_share(self, histories: sp.csr_matrix, features: FloatArray) -> FloatArray:
+        """(B,) float32 in [0, 1]: how far each user's list leans on popularity."""
+        return self.scoring.popularity_share.of(histories, features)
+
     def scores(self, histories: sp.csr_matrix, features: FloatArray) -> FloatArray:
-        """(B, n_items) float32: every item's exact score, its popularity for an unknown user."""
+        """(B, n_items) float32: every item's exact score."""
         users = self.user_vectors(histories, features)
         # In place, and the small factor scaled: the result is large.
         users = np.divide(users, self.scoring.temperature, dtype=np.float32)
         scored: FloatArray = users @ self.item_vectors.T
         scored += self.bias
-        scored[unknown(histories, features)] = np.log1p(self.popularity)
+        shares = self.popularity_share(histories, features)
+        for user in np.flatnonzero(shares).tolist():
+            scored[user] = blend(scored[user], self._log_popularity, shares[user])
         return scored
+
+    def pair_scores(
+        self,
+        histories: sp.csr_matrix,
+        features: FloatArray,
+        users: IntArray,
+        items: IntArray,
+    ) -> FloatArray:
+        """(R,) float32: the exact score of each pair of a row of `histories` and an item's row."""
+        vectors = self.user_vectors(histories, features)
+        scored = np.einsum("rd,rd->r", vectors[users], self.item_vectors[items])
+        scored = scored / self.scoring.temperature + self.bias[items]
+        shares = self.popularity_share(histories, features)[users]
+        return blend(scored, self._log_popularity[items], shares)
+
+    @cached_property
+    def _log_popularity(self) -> FloatArray:
+        return np.log1p(self.popularity)
 
     def recommend(
         self,
@@ -249,19 +278,21 @@ class RecommenderEdition:
     ) -> tuple[FloatArray, IntArray]:
         """The `k` best items by search and re-ranking: scores and rows (B, k).
 
-        Where fewer than k are allowed the tail is -inf and -1. A user of whom nothing is known
-        gets the most popular items that are allowed.
+        Where fewer than k are allowed the tail is -inf and -1.
         """
-        users = self.user_vectors(histories, features)
         scores, rows = self.retrieve(
-            users, unknown(histories, features), n=self.scoring.fetched(k), k=k, allowed=allowed
+            self.user_vectors(histories, features),
+            self.popularity_share(histories, features),
+            n=self.scoring.fetched(k),
+            k=k,
+            allowed=allowed,
         )
         return scores[:, :k], rows[:, :k]
 
     def retrieve(
         self,
         users: FloatArray,
-        unknown: NDArray[np.bool_],
+        shares: FloatArray,
         *,
         n: int,
         k: int,
@@ -272,7 +303,8 @@ class RecommenderEdition:
 
         Args:
             users: (B, d + r) from `user_vectors`.
-            unknown: (B,) of whom nothing is known: they get the most popular items.
+            shares: (B,) from `popularity_share`; above 0, the most popular items compete with the
+                nearest, and at 1 they are the list.
             n: how many are fetched; at most as many as there are.
             k: so many are found whenever they exist.
             allowed: rows that may be returned; None allows all.
@@ -286,15 +318,33 @@ class RecommenderEdition:
             allowed = RowFilter(allowed)
         cosines, rows = self.index.search(users, n, allowed=allowed, hidden=hidden, at_least=k)
         scores = cosines / self.scoring.temperature + self.bias[rows]  # -inf stays -inf
-        if unknown.any():
-            for user in np.flatnonzero(unknown).tolist():
-                best = self._most_popular(n, allowed, None if hidden is None else hidden[user])
-                rows[user, : len(best)], rows[user, len(best) :] = best, -1
-                scores[user, : len(best)] = np.log1p(self.popularity[best])
-                scores[user, len(best) :] = -np.inf
+        for user in np.flatnonzero(shares).tolist():
+            popular = self._most_popular(n, allowed, None if hidden is None else hidden[user])
+            scores[user], rows[user] = self._leaning(
+                users[user], float(shares[user]), scores[user], rows[user], popular
+            )
         order = np.argsort(-scores, axis=1, kind="stable")
         each = np.arange(len(order))[:, None]
         return scores[each, order], rows[each, order]
+
+    def _leaning(
+        self, user: FloatArray, share: float, scores: FloatArray, rows: IntArray, popular: IntArray
+    ) -> tuple[FloatArray, IntArray]:
+        """As many as `rows` (n,) of those and the `popular` ones, by the blended score."""
+        n = len(rows)
+        if share < 1:
+            # An item that was added since has no popularity: search alone brings it.
+            popular = popular[(popular < len(self.item_vectors)) & ~np.isin(popular, rows)]
+            own = self.item_vectors[popular] @ user / self.scoring.temperature + self.bias[popular]
+            scores, rows = np.concatenate([scores, own]), np.concatenate([rows, popular])
+        else:
+            missing = n - len(popular)
+            scores = np.concatenate([np.zeros(len(popular)), np.full(missing, -np.inf)])
+            rows = np.concatenate([popular, np.full(missing, -1)])
+        blended = blend(scores, self._log_popularity[rows], share)
+        blended[rows < 0] = -np.inf
+        best = np.argsort(-blended, kind="stable")[:n]
+        return blended[best], rows[best]
 
     def _most_popular(self, n: int, allowed: RowFilter | None, hidden: IntArray | None) -> IntArray:
         order = self._by_popularity
@@ -381,12 +431,6 @@ class RecommenderEdition:
         lengths = np.maximum(np.asarray(histories.sum(1)), 1e-12)  # (B, 1)
         tail: FloatArray = (histories @ self.history_tail) / lengths**self.scoring.length_power
         return tail.astype(np.float32, copy=False)
-
-
-def unknown(histories: sp.csr_matrix, features: FloatArray) -> NDArray[np.bool_]:
-    """(B,) of whom there is neither a history nor a feature."""
-    nothing: NDArray[np.bool_] = (np.diff(histories.indptr) == 0) & ~features.any(axis=1)
-    return nothing
 
 
 def _flatten(histories: sp.csr_matrix, features: FloatArray) -> Histories:

@@ -143,6 +143,20 @@ class LinearConfig(Section):
     history_degree: float = Field(0.3, ge=0, le=1)
 
 
+class NewUsersConfig(Section):
+    """How far lists for new users lean on popularity; see `new_users.py`.
+
+    Attributes:
+        enabled: fit it on a trial training, where the data have times.
+        validation_share: share of the newest training interactions that the trial is not told.
+        min_users: fit nothing on fewer users who appear in that part for the first time.
+    """
+
+    enabled: bool = True
+    validation_share: float = Field(0.1, gt=0, lt=0.5)
+    min_users: int = Field(30, ge=1)
+
+
 def _one_spelling(name: object) -> object:
     """`item_knn` was `itemknn` in configurations of the first release."""
     return "itemknn" if name == "item_knn" else name
@@ -174,6 +188,7 @@ class RecommenderConfig(PipelineConfig):
     graph_network: GraphNetworkConfig = GraphNetworkConfig()
     towers: TowerConfig = TowerConfig()
     linear: LinearConfig = LinearConfig()
+    new_users: NewUsersConfig = NewUsersConfig()
     index: IndexSpec = IndexSpec()
     evaluation: EvaluationConfig = EvaluationConfig()
 

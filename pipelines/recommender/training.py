@@ -1,4 +1,9 @@
-"""One training: split → item graph → graph network → towers → an edition that answers."""
+"""One training: item graph → graph network → towers → an edition that answers.
+
+Where users are seen to appear in time, a trial training goes before it, on what came earlier: how
+far lists for new users lean on popularity is fitted on those that the trial has not met. The trial
+goes without the graph network, whose vectors are for items that nobody has met.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +22,7 @@ from feature_store.interactions.partial import partial_weights
 from feature_store.vectors import VectorIndex
 from pipelines.checkpoint import Checkpoint
 from pipelines.progress import Reporter, Silent
+from pipelines.recommender import new_users
 from pipelines.recommender.config import RecommenderConfig
 from pipelines.recommender.factorisation import item_factors
 from pipelines.recommender.linear_block import LinearBlock, partial_block, spectral_block
@@ -72,6 +78,20 @@ def train(
     """
     reporter = reporter or Silent()
     torch.set_num_threads(config.threads)
+    leaning = new_users.NOT_FITTED
+    if (trial := new_users.trial_part(training, config.new_users)) is not None:
+        reporter.say(f"trial without the {len(training) - int(trial.sum()):,} newest interactions")
+        tried = train(
+            prepared,
+            training.take(trial),
+            config.changed(**{"new_users.enabled": False, "graph_network.enabled": False}),
+            work_directory=None if work_directory is None else work_directory / "trial",
+            key=key,
+            device="cpu",
+            reporter=reporter,
+        )
+        leaning = new_users.fit(tried.edition, training, trial, prepared.user_features, config)
+        reporter.say(f"new users lean on popularity: {leaning}")
     matrix = training.matrix()
     popularity = np.asarray(matrix.sum(0), dtype=np.float32).ravel()
     graph = build_graph(prepared, training, config)
@@ -121,11 +141,15 @@ def train(
         history_vectors=outputs.history_vectors.numpy().copy(),
         history_tail=tail.history,
         bias=outputs.bias.numpy().copy(),
-        popularity=popularity,
+        popularity=new_users.popularity(training, leaning.half_life_days),
         user_tower=model.user_tower.eval(),
         d_hidden=config.towers.hidden,
         index=VectorIndex.build(vectors, config.index, device=device),
-        scoring=Scoring(temperature=temperature, length_power=tail.length_power),
+        scoring=Scoring(
+            temperature=temperature,
+            length_power=tail.length_power,
+            popularity_share=leaning.share,
+        ),
         history=config.history,
         content=prepared.content_spec,
         user_features=prepared.user_feature_spec,

@@ -12,7 +12,7 @@ import polars as pl
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from feature_store.editions.recommender import MODEL_NAME, RecommenderEdition, unknown
+from feature_store.editions.recommender import MODEL_NAME, RecommenderEdition
 from feature_store.interactions.catalogue import Catalogue
 from feature_store.interactions.history import NEGATIVE_SIGNALS
 from feature_store.online import OnlineStore, connect
@@ -339,7 +339,7 @@ class Ranking:
         bounds = np.cumsum(np.bincount(hidden[0], minlength=users))[:-1]
         scores, rows = edition.retrieve(
             edition.user_vectors(histories, features),
-            unknown(histories, features),
+            edition.popularity_share(histories, features),
             n=edition.scoring.fetched(self._k),
             k=self._k,
             allowed=self._allowed,
@@ -369,14 +369,10 @@ class PairScores:
         """`user_id`, `item_id`, `score`, and whether there was a history."""
         edition = self._edition
         histories, features = _inputs(edition, known)
-        vectors = edition.user_vectors(histories, features)
         user, item = block.rows["user"].to_numpy(), block.rows["item"].to_numpy()
-        scores = np.einsum("rd,rd->r", vectors[user], edition.item_vectors[item])
-        scores = scores / edition.scoring.temperature + edition.bias[item]
-        nobody = unknown(histories, features)[user]
-        scores = np.where(nobody, np.log1p(edition.popularity[item]), scores)
+        scores = edition.pair_scores(histories, features, user, item)
         return block.rows.select("user_id", "item_id").with_columns(
-            score=pl.Series(scores.astype(np.float32)),
+            score=pl.Series(scores),
             personalised=pl.Series((np.diff(histories.indptr) > 0)[user]),
         )
 

@@ -13,7 +13,6 @@ import orjson
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from feature_store.editions.recommender import unknown as of_whom_nothing_is_known
 from feature_store.interactions.history import NEGATIVE_SIGNALS
 from feature_store.vectors import RowFilter
 from services.problems import ProblemError
@@ -82,7 +81,7 @@ def recommend(
         ]
         features = edition.user_features.encode(described)
         users = edition.user_vectors(histories, features)
-        unknown = of_whom_nothing_is_known(histories, features)
+        shares = edition.popularity_share(histories, features)
     outcomes: list[Recommendation | ProblemError | None] = [None] * len(requests)
     groups: dict[int, tuple[RowFilter | None, list[int]]] = {}
     for place, request in enumerate(requests):
@@ -100,7 +99,7 @@ def recommend(
             k = max(request.k for request in group)
             scores, rows = edition.retrieve(
                 users[chosen],
-                unknown[chosen],
+                shares[chosen],
                 n=_fetched(served, k),
                 k=k,
                 allowed=allowed,
