@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -18,7 +18,10 @@ from errata.settings import Settings
 from feature_store.registry.names import RECOMMENDER, TRAFFIC
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from feature_store.interactions.dataset import Dataset
+    from feature_store.registry import Registry
     from pipelines.traffic.config import TrafficConfig
 
 
@@ -105,20 +108,15 @@ def register(app: typer.Typer) -> None:
                 code_version=__version__,
                 reporter=Terminal(),
             )
-        version = done.manifest.version
-        if promote:
-            registry.promote(RECOMMENDER, version, alias="champion")
-        if json:
-            print_json({"version": version, "promoted": promote, **to_json(done.evaluations)})
-            return
-        out.print(comparison_table(done.evaluations))
-        out.print(f"published {version}; report: {done.report}", highlight=False, soft_wrap=True)
-        if not promote:
-            err.print(
-                f"serve it with:  errata registry promote {version}",
-                highlight=False,
-                soft_wrap=True,
-            )
+        _published(
+            registry,
+            RECOMMENDER,
+            done.manifest.version,
+            promote=promote,
+            json=to_json(done.evaluations) if json else None,
+            shown=comparison_table(done.evaluations),
+            report=done.report,
+        )
 
     @evaluation.command("recommender")
     def evaluate_recommender(
@@ -211,20 +209,14 @@ def register(app: typer.Typer) -> None:
             )
         if done is None:  # the first process of the group speaks
             return
-        version = done.manifest.version
-        if promote:
-            registry.promote(TRAFFIC, version, alias="champion")
-        if json:
-            print_json({"version": version, "promoted": promote, **done.evaluation.to_json()})
-            return
-        out.print(Markdown(done.card))
-        out.print(f"published {version}", highlight=False)
-        if not promote:
-            err.print(
-                f"use it with:  errata registry promote {version} --model {TRAFFIC}",
-                highlight=False,
-                soft_wrap=True,
-            )
+        _published(
+            registry,
+            TRAFFIC,
+            done.manifest.version,
+            promote=promote,
+            json=done.evaluation.to_json() if json else None,
+            shown=Markdown(done.card),
+        )
 
     @evaluation.command("traffic")
     def evaluate_traffic(
@@ -269,6 +261,39 @@ def register(app: typer.Typer) -> None:
             print_json({"seeds": [each.to_json() for each in found.evaluations]})
             return
         out.print(Markdown(found.card))
+
+
+def _published(
+    registry: Registry,
+    model: str,
+    version: str,
+    *,
+    promote: bool,
+    json: dict[str, Any] | None,
+    shown: RenderableType,
+    report: Path | None = None,
+) -> None:
+    """Promote a new version where asked to, and say what became of it.
+
+    Args:
+        json: the evaluation, where JSON was asked for in place of `shown`.
+        report: where the HTML report lies, if there is one.
+    """
+    if promote:
+        registry.promote(model, version, alias="champion")
+    if json is not None:
+        print_json({"version": version, "promoted": promote, **json})
+        return
+    out.print(shown)
+    where = "" if report is None else f"; report: {report}"
+    out.print(f"published {version}{where}", highlight=False, soft_wrap=True)
+    if not promote:
+        named = "" if model == RECOMMENDER else f" --model {model}"
+        err.print(
+            f"use it with:  errata registry promote {version}{named}",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _traffic_config(

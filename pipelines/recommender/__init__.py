@@ -9,6 +9,7 @@ Reading order, which is also the way of the data:
 - `train_graph_network.py`  the graph network on links
 - `batches.py`, `train_towers.py`  the towers on hidden parts of histories
 - `factorisation.py`, `linear_block.py`  where free vectors start, and the closed-form tail
+- `new_users.py`            how far lists lean on popularity where little is known of a user
 - `training.py`             all of it into one edition
 - `cases.py`                splits of an interaction log, and `EvaluationCases`: who is asked what
 - `ranking_metrics.py`      top lists under one strict order (ties count against the model)

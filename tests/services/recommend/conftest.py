@@ -62,9 +62,11 @@ def make_edition(seed: int = 0, per_genre: int = 20) -> RecommenderEdition:
     )
 
 
-def publish(registry: Registry, directory: Path, seed: int = 0) -> str:
+def publish(
+    registry: Registry, directory: Path, seed: int = 0, edition: RecommenderEdition | None = None
+) -> str:
     """A new version, made champion."""
-    make_edition(seed).save(directory)
+    (edition or make_edition(seed)).save(directory)
     version = registry.publish(
         "recommender",
         directory,

@@ -1,4 +1,10 @@
+from dataclasses import replace
+
+import numpy as np
 import pytest
+
+from feature_store.editions.popularity_share import PopularityShare
+from tests.services.recommend.conftest import make_edition, publish, serving
 
 WAR = ["film-war-01", "film-war-02", "film-war-03"]
 
@@ -44,6 +50,26 @@ def test_nobody_in_particular_gets_what_is_popular(client):
     answer = ask(client, user_id="a stranger", k=5)
     assert not answer["personalised"]
     assert ids(answer) == [f"book-love-{n:02}" for n in range(5)]
+
+
+def test_one_click_leans_on_popularity_as_far_as_the_edition_says(registry, settings, tmp_path):
+    edition = make_edition()
+    share = PopularityShare(lengths=(0, 1, 4), shares=(1.0, 0.95, 0.0))
+    leaning = replace(
+        edition, scoring=edition.scoring.model_copy(update={"popularity_share": share})
+    )
+    publish(registry, tmp_path / "staging", edition=leaning)
+    with serving(settings()) as client:
+        short, long = ["film-war-01"], [f"film-war-{n:02}" for n in range(5)]
+        for history in (short, long):
+            answer = ask(client, history=history, k=10)
+            weighed = leaning.weigh([[(edition.catalogue.row_of[each], "") for each in history]])
+            exact = leaning.scores(weighed, np.zeros((1, 0), np.float32))[0]
+            exact[weighed.indices] = -np.inf
+            best = [edition.catalogue.item_ids[row] for row in np.argsort(-exact)[:10]]
+            assert ids(answer) == best
+        assert "book-love-00" in ids(ask(client, history=short, k=10))  # the most popular
+        assert all("-war-" in each for each in ids(ask(client, history=long, k=10)))
 
 
 def test_a_click_changes_the_next_answer_and_a_dismissal_hides(client):
