@@ -8,7 +8,8 @@ met another item of the type are *warm*, the others are *cold* to it. Ties count
 
 Every arm is the product's own pipeline with one part changed; a seed changes weights and draws, not
 the hold-out. `…_ci` is the 95 % bootstrap interval over users of the paired difference to
-`towers_only`, each user's metric averaged over the seeds.
+`towers_only`, each user's metric averaged over the seeds. All arms and seeds take hours: with
+`--keep DIR` a run that was stopped goes on after the last arm that it finished.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +119,25 @@ class Answers:
     per_case: dict[tuple[str, str], NDArray[np.float64]]
     coverage: float
 
+    def write(self, path: Path) -> None:
+        """Keep them in a file, whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        arrays = {"/".join(key): values for key, values in self.per_case.items()}
+        partial = path.with_suffix(".partial.npz")
+        np.savez(partial, coverage=np.array(self.coverage), allow_pickle=False, **arrays)
+        partial.rename(path)
+
+    @classmethod
+    def read(cls, path: Path) -> Answers:
+        """Inverse of `write`."""
+        with np.load(path, allow_pickle=False) as arrays:
+            per_case = {}
+            for name in arrays.files:
+                if name != "coverage":
+                    group, metric = name.split("/")
+                    per_case[group, metric] = arrays[name]
+            return cls(per_case, float(arrays["coverage"]))
+
 
 @lru_cache(maxsize=1)
 def load(folder: Path, target: str | None, part: str) -> World:
@@ -132,7 +153,7 @@ def load(folder: Path, target: str | None, part: str) -> World:
         split = _hold_out(log, among, seed=0)
     if part == "validation":
         inner = _hold_out(log.take(split.part == "train"), among, seed=1_000)
-        kept = split.part.copy()
+        kept = split.part.astype("<U10")  # the names of parts differ in length
         kept[split.part == "test"] = "validation"  # known to nobody while settings are chosen
         kept[np.flatnonzero(split.part == "train")] = inner.part
         cases = inner.cases("test", history=("train",), candidates=among)
@@ -167,12 +188,21 @@ def measure(world: World, ranker: Ranker) -> Answers:
     )
 
 
-def run_arm(folder: Path, target: str, part: str, config: RecommenderConfig) -> Answers:
-    """Train one arm with one seed in a process of its own."""
+def run_arm(
+    folder: Path, target: str, part: str, config: RecommenderConfig, keep: Path | None
+) -> Answers:
+    """Train one arm with one seed in a process of its own, or read what an earlier run kept."""
+    text = f"{folder.resolve()} {target} {part} {config.model_dump_json()}"
+    kept = None if keep is None else keep / f"{sha256(text.encode()).hexdigest()[:24]}.npz"
+    if kept is not None and kept.exists():
+        return Answers.read(kept)
     torch.set_num_threads(1)
     keep_large_buffers()
     world = load(folder, target, part)
-    return measure(world, train(world.prepared, world.training, config))
+    answers = measure(world, train(world.prepared, world.training, config))
+    if kept is not None:
+        answers.write(kept)
+    return answers
 
 
 def baselines(world: World) -> dict[str, Callable[[], Ranker]]:
@@ -239,6 +269,7 @@ def main() -> None:
             "--target": {"help": "item type; the one with the fewest interactions if left out"},
             "--part": {"choices": ("test", "validation"), "default": "test"},
             "--arms": {"help": "comma-separated; all if left out"},
+            "--keep": {"type": Path, "metavar": "DIR", "help": "go on with what lies there"},
             "--set": {"action": "append", "default": [], "metavar": "KEY=VALUE", "dest": "changes"},
         },
     )
@@ -276,6 +307,7 @@ def main() -> None:
                 world.target,
                 arguments.extra.part,
                 config.changed(seed=seed),
+                arguments.extra.keep,
             )
             for seed in range(arguments.seeds)
             for name, config in chosen.items()

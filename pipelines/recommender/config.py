@@ -31,7 +31,8 @@ class GraphConfig(Section):
     Attributes:
         top_k: sources kept per item, edge type and source type.
         strength: `partial` weighs co-interaction by the closed-form regression of each item on
-            the others, `cosine` by shared users; `auto` is partial up to `max_partial_items`.
+            the others, `cosine` by shared users; `auto` is partial up to `max_partial_items`
+            items, or as many users.
         regularisation: of the partial weights.
         min_shared: users that two items must share, for cosine.
         weak_signals: edges between items that share users by the weak signals of the history.
@@ -127,7 +128,7 @@ class LinearConfig(Section):
 
     Attributes:
         kind: `partial` (EASE's leading factors) or `spectral` (the low-pass filter); `auto` is
-            partial up to `graph.max_partial_items`.
+            partial up to `graph.max_partial_items` items, or as many users.
         rank: length of the tail.
         weight: what its score counts beside the towers'; 0 leaves it out.
         regularisation: of the partial weights.

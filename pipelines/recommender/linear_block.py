@@ -21,6 +21,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from feature_store.interactions.graph import normalise
+from feature_store.interactions.partial import PartialWeights
 from pipelines.recommender.factorisation import leading_eigenpairs, leading_eigenvectors
 
 FloatArray = NDArray[np.float32]
@@ -42,7 +43,7 @@ class LinearBlock:
 
 def partial_block(
     interactions: sp.csr_matrix,
-    weights: FloatArray,
+    weights: PartialWeights,
     *,
     targets: NDArray[np.int64],
     rank: int,
@@ -52,22 +53,22 @@ def partial_block(
 
     Args:
         interactions: (n_users, n_items).
-        weights: (n_items, n_items) B.
+        weights: B.
         targets: (T,) rows of the items that are ranked; the others have a zero tail.
         rank: r.
         seed: of the randomised factorisation.
     """
     transposed = interactions.T.tocsr()
-    columns = weights if len(targets) == len(weights) else weights[:, targets]
 
     def square(block: FloatArray) -> FloatArray:
-        scored: FloatArray = columns @ block
-        return np.asarray(columns.T @ (transposed @ (interactions @ scored)))
+        scored = weights.times(block, targets)
+        seen: FloatArray = np.asarray(transposed @ (interactions @ scored))
+        return weights.transposed_times(seen, targets)
 
     basis = leading_eigenvectors(square, len(targets), rank, seed=seed)
-    items = np.zeros((len(weights), basis.shape[1]), np.float32)
+    items = np.zeros((interactions.shape[1], basis.shape[1]), np.float32)
     items[targets] = basis
-    return LinearBlock(history=columns @ basis, items=items, length_power=0.0)
+    return LinearBlock(history=weights.times(basis, targets), items=items, length_power=0.0)
 
 
 def spectral_block(

@@ -24,7 +24,7 @@ from feature_store.interactions.history import NEGATIVE_SIGNALS
 from feature_store.interactions.incidence import by_categories, by_entities, by_users
 from feature_store.interactions.log import InteractionLog
 from feature_store.interactions.nearest import nearest_edges
-from feature_store.interactions.partial import partial_edges
+from feature_store.interactions.partial import is_feasible, partial_edges
 from feature_store.interactions.user_features import UserFeatureSpec
 from pipelines.recommender.config import RecommenderConfig
 
@@ -99,8 +99,9 @@ def build_graph(
     strong = training.take(~training.signals(config.history.weak_signals))
     weak = training.take(training.signals(config.history.weak_signals))
     incidences: dict[str, sp.csr_matrix] = {}
+    limit, n_items = graph.max_partial_items, len(prepared.catalogue)
     partial = graph.strength == "partial" or (
-        graph.strength == "auto" and len(prepared.catalogue) <= graph.max_partial_items
+        graph.strength == "auto" and is_feasible(strong.n_users, n_items, limit=limit)
     )
     if not partial:
         incidences[CO_INTERACTION] = by_users(strong)
@@ -125,6 +126,9 @@ def build_graph(
             regularisation=graph.regularisation,
             top_k=graph.top_k,
             relation=CO_INTERACTION,
+            limit=limit,
+            # Without the graph network only those are heard that end at what the towers rank.
+            destinations=None if config.graph_network.enabled else config.towers.target_types,
         )
     if graph.text and prepared.content_spec.text_dimension:
         text = prepared.content[:, : prepared.content_spec.text_dimension]

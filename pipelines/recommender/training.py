@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from feature_store.editions import RecommenderEdition, Scoring
 from feature_store.interactions.graph import ItemGraph
 from feature_store.interactions.log import InteractionLog
-from feature_store.interactions.partial import partial_weights
+from feature_store.interactions.partial import fit_partial, is_feasible
 from feature_store.vectors import VectorIndex
 from pipelines.checkpoint import Checkpoint
 from pipelines.progress import Reporter, Silent
@@ -165,14 +165,15 @@ def _tail(
     if linear.weight == 0:
         nothing = np.zeros((n_items, 0), np.float32)
         return LinearBlock(history=nothing, items=nothing, length_power=0.0)
+    limit = config.graph.max_partial_items
     partial = linear.kind == "partial" or (
-        linear.kind == "auto" and n_items <= config.graph.max_partial_items
+        linear.kind == "auto" and is_feasible(matrix.shape[0], n_items, limit=limit)
     )
     if partial:
         wanted = config.towers.target_types or prepared.catalogue.types
         block = partial_block(
             matrix,
-            partial_weights(matrix, regularisation=linear.regularisation),
+            fit_partial(matrix, regularisation=linear.regularisation, limit=limit),
             targets=np.flatnonzero(prepared.catalogue.mask(wanted)),
             rank=linear.rank,
             seed=config.seed,

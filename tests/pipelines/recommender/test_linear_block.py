@@ -3,8 +3,9 @@ import pytest
 import scipy.sparse as sp
 
 from feature_store.interactions.graph import normalise
+from feature_store.interactions.partial import fit_partial, partial_weights
 from pipelines.recommender.factorisation import leading_eigenpairs
-from pipelines.recommender.linear_block import spectral_block
+from pipelines.recommender.linear_block import partial_block, spectral_block
 
 
 def interactions(*, n_users: int, n_items: int, seed: int) -> sp.csr_matrix:
@@ -13,6 +14,18 @@ def interactions(*, n_users: int, n_items: int, seed: int) -> sp.csr_matrix:
     met[np.arange(n_users), rng.integers(n_items, size=n_users)] = True
     met[rng.integers(n_users, size=n_items), np.arange(n_items)] = True
     return sp.csr_matrix(met.astype(np.float32))
+
+
+@pytest.mark.parametrize("limit", [60, 59])  # dense over the items, or over the users
+def test_at_full_rank_the_partial_tail_scores_as_ease(limit):
+    met = interactions(n_users=30, n_items=60, seed=1)
+    targets = np.arange(20, 60)
+    weights = fit_partial(met, regularisation=5.0, limit=limit)
+    block = partial_block(met, weights, targets=targets, rank=40, seed=0)
+    expected = met @ partial_weights(met, regularisation=5.0)[:, targets]
+    found = (met @ block.history) @ block.items.T
+    np.testing.assert_allclose(found[:, targets], expected, atol=1e-4)
+    assert not found[:, :20].any()
 
 
 @pytest.mark.parametrize(("n", "true_rank", "wanted"), [(300, 300, 8), (40, 40, 40), (60, 5, 20)])
