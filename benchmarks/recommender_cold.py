@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from scipy import stats
 
 from benchmarks import item_types
 from benchmarks.harness import Result, mean_and_spread, parse
@@ -94,6 +95,15 @@ def main() -> None:
     report(found, result)
 
 
+def interval_over_seeds(values: list[float]) -> tuple[float, float]:
+    """Student's 95 % interval of the mean; a seed draws the held-out items, too."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return mean, mean
+    spread = float(stats.sem(values)) * float(stats.t.ppf(0.975, len(values) - 1))
+    return mean - spread, mean + spread
+
+
 def as_one_type(dataset: Dataset) -> Dataset:
     """Item types become a category: here all cold items compete with each other."""
     import polars as pl
@@ -115,7 +125,10 @@ def report(found: dict[str, list[Evaluation]], result: Result) -> None:
         for ours, theirs in zip(found["graph_and_content"], found["content_only"], strict=True)
     ]
     rows["graph_and_content"] |= mean_and_spread(gains, "gain_over_content")
-    result.ours = rows.pop("graph_and_content") | {"gains": gains}
+    result.ours = rows.pop("graph_and_content") | {
+        "gains": gains,
+        "gain_over_content_ci": interval_over_seeds(gains),
+    }
     result.baselines = dict(rows)
     table = Table("ranker", METRIC, title=f"cold items, {result.seeds} seeds")
     for name, row in {"ours": result.ours, **rows}.items():

@@ -250,19 +250,16 @@ class RecommenderEdition:
             scored[user] = blend(scored[user], self._log_popularity, shares[user])
         return scored
 
-    def pair_scores(
-        self,
-        histories: sp.csr_matrix,
-        features: FloatArray,
-        users: IntArray,
-        items: IntArray,
-    ) -> FloatArray:
-        """(R,) float32: the exact score of each pair of a row of `histories` and an item's row."""
-        vectors = self.user_vectors(histories, features)
-        scored = np.einsum("rd,rd->r", vectors[users], self.item_vectors[items])
-        scored = scored / self.scoring.temperature + self.bias[items]
-        shares = self.popularity_share(histories, features)[users]
-        return blend(scored, self._log_popularity[items], shares)
+    def pair_scores(self, users: FloatArray, shares: FloatArray, rows: IntArray) -> FloatArray:
+        """(R,) float32: the exact score of each user with one item.
+
+        Args:
+            users: (R, d + r) from `user_vectors`. shares: (R,) from `popularity_share`.
+            rows: (R,) of the items.
+        """
+        scored = np.einsum("rd,rd->r", users, self.item_vectors[rows])
+        scored = scored / self.scoring.temperature + self.bias[rows]
+        return blend(scored, self._log_popularity[rows], shares)
 
     @cached_property
     def _log_popularity(self) -> FloatArray:

@@ -9,7 +9,7 @@ import numpy as np
 import orjson
 
 from feature_store.editions.memory_keys import MemoryKeys, probabilities
-from feature_store.editions.recommender import RecommenderEdition, unknown
+from feature_store.editions.recommender import RecommenderEdition
 from feature_store.error_memory import ErrorBatch
 from feature_store.error_memory.events import LabelledEvent
 
@@ -43,8 +43,8 @@ class RecommenderReplay:
         )
         features = edition.user_features.encode([each for _, each in cases])
         users = edition.user_vectors(histories, features)
-        strangers = unknown(histories, features)
-        best, _ = edition.retrieve(users, strangers, n=edition.scoring.fetched(1), k=1)
+        shares = edition.popularity_share(histories, features)
+        best, _ = edition.retrieve(users, shares, n=edition.scoring.fetched(1), k=1)
         told = [
             (place, name, row_of[name], float(label))
             for place, event in enumerate(events)
@@ -55,13 +55,11 @@ class RecommenderReplay:
             return None
         at = np.array([place for place, *_ in told], np.int64)
         rows = np.array([row for _, _, row, _ in told], np.int64)
-        scores = (users[at] * edition.item_vectors[rows]).sum(1) / edition.scoring.temperature
-        scores = scores + edition.bias[rows]
-        scores = np.where(strangers[at], np.log1p(edition.popularity[rows]), scores)
+        scores = edition.pair_scores(users[at], shares[at], rows)
         return ErrorBatch.of(
             self._keys(users[at], rows),
             np.array([label for *_, label in told], np.float32)[:, None],
-            probabilities(scores.astype(np.float32), best[at, 0]),
+            probabilities(scores, best[at, 0]),
             weights=np.array([events[place].weight for place in at], np.float32),
             time_ms=np.array([events[place].time_ms for place in at], np.int64),
             sources=np.array([events[place].source for place in at], np.uint64),

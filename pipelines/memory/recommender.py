@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from feature_store.editions.memory_keys import MemoryKeys
-from feature_store.editions.recommender import RecommenderEdition, unknown
+from feature_store.editions.recommender import RecommenderEdition
 from feature_store.interactions.dataset import Dataset
 from feature_store.interactions.history import NEGATIVE_SIGNALS
 from feature_store.registry import Manifest
@@ -283,12 +283,12 @@ def _seen(
         )
         features = edition.user_features.encode(events.features[part])
         users = edition.user_vectors(weighed, features)
-        stranger = unknown(weighed, features)
+        shares = edition.popularity_share(weighed, features)
         rows = rows_of[events.item[part]]
         there = np.maximum(rows, 0)
         own = (users * edition.item_vectors[there]).sum(1) / edition.scoring.temperature
         own += edition.bias[there]
-        said = np.where(stranger, np.log1p(edition.popularity[there]), own)
+        said = edition.pair_scores(users, shares, there)
         said = np.where(rows < 0, 0.0, said)
         score[part] = said
         keys[part] = np.where(rows[:, None] < 0, 0.0, keys_of(users, there))

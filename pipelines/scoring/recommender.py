@@ -370,7 +370,9 @@ class PairScores:
         edition = self._edition
         histories, features = _inputs(edition, known)
         user, item = block.rows["user"].to_numpy(), block.rows["item"].to_numpy()
-        scores = edition.pair_scores(histories, features, user, item)
+        users = edition.user_vectors(histories, features)
+        shares = edition.popularity_share(histories, features)
+        scores = edition.pair_scores(users[user], shares[user], item)
         return block.rows.select("user_id", "item_id").with_columns(
             score=pl.Series(scores),
             personalised=pl.Series((np.diff(histories.indptr) > 0)[user]),

@@ -134,7 +134,11 @@ def test_pairs_have_the_scores_of_lists(edition):
     histories, features = histories_of([0, 1, 30]), np.zeros((3, 1), np.float32)
     users, items = np.array([0, 1, 1, 2]), np.array([5, 7, 50, 7])
     np.testing.assert_allclose(
-        edition.pair_scores(histories, features, users, items),
+        edition.pair_scores(
+            edition.user_vectors(histories, features)[users],
+            edition.popularity_share(histories, features)[users],
+            items,
+        ),
         edition.scores(histories, features)[users, items],
         rtol=1e-5,
         atol=1e-5,
