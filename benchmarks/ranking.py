@@ -15,7 +15,7 @@ from benchmarks.harness import Arguments, Result, mean_and_spread
 from feature_store.interactions.importers import import_dataset
 from pipelines.allocator import keep_large_buffers
 from pipelines.progress import Terminal
-from pipelines.recommender.baselines import EASE, IALS, ItemKNN, Popularity
+from pipelines.recommender.baselines import IALS, ItemKNN, Popularity, fit_ease
 from pipelines.recommender.baselines.tuning import tune
 from pipelines.recommender.cases import Split, fixed_split
 from pipelines.recommender.config import RecommenderConfig
@@ -131,7 +131,7 @@ def _popularity(matrix: Any) -> Ranker:
 FITS: dict[str, Callable[..., Ranker]] = {
     "popularity": _popularity,
     "itemknn": ItemKNN.fit,
-    "ease": partial(EASE.fit, precision="float32"),
+    "ease": fit_ease,
     "ials": IALS.fit,
 }
 

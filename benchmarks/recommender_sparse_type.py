@@ -35,7 +35,7 @@ from benchmarks.harness import Result, parse
 from feature_store.interactions.log import InteractionLog
 from pipelines.allocator import keep_large_buffers
 from pipelines.progress import Terminal
-from pipelines.recommender.baselines import EASE, DualEASE, Popularity, TextKNN
+from pipelines.recommender.baselines import Popularity, TextKNN, fit_ease
 from pipelines.recommender.cases import EvaluationCases, Split, fixed_split, leave_last_out
 from pipelines.recommender.config import RecommenderConfig
 from pipelines.recommender.evaluation import Ranker, evaluate
@@ -211,11 +211,7 @@ def baselines(world: World) -> dict[str, Callable[[], Ranker]]:
     of_target = matrix.multiply(world.prepared.catalogue.mask([world.target])[None, :]).tocsr()
 
     def ease(name: str, interactions: csr_matrix, regularisation: float) -> Ranker:
-        if interactions.shape[0] < interactions.shape[1]:
-            dual = DualEASE.fit(interactions, regularisation=regularisation)
-            return replace(dual, name=name)
-        primal = EASE.fit(interactions, regularisation=regularisation, precision="float32")
-        return replace(primal, name=name)
+        return replace(fit_ease(interactions, regularisation=regularisation), name=name)
 
     known: dict[str, Callable[[], Ranker]] = {
         "popularity": lambda: Popularity.fit(matrix),

@@ -18,7 +18,7 @@ from feature_store.interactions.dataset import Dataset
 from feature_store.registry import Manifest, Registry
 from pipelines.allocator import keep_large_buffers
 from pipelines.progress import Reporter, Silent
-from pipelines.recommender.baselines import EASE, IALS, ItemKNN, Popularity, TextKNN
+from pipelines.recommender.baselines import IALS, ItemKNN, Popularity, TextKNN, fit_ease
 from pipelines.recommender.cases import (
     EvaluationCases,
     Split,
@@ -213,7 +213,7 @@ def compare(
     fits: dict[str, Callable[[], Ranker]] = {
         "popularity": lambda: Popularity.fit(training),
         "itemknn": lambda: ItemKNN.fit(training),
-        "ease": lambda: EASE.fit(training, precision="float32"),
+        "ease": lambda: fit_ease(training),
         "ials": lambda: IALS.fit(training, seed=config.seed, threads=config.threads),
         "text_knn": lambda: TextKNN.fit(prepared.content),
     }

@@ -11,7 +11,7 @@
 Each is a frozen dataclass with a `fit` constructor and satisfies `evaluation.Ranker`.
 """
 
-from pipelines.recommender.baselines.dual_ease import DualEASE
+from pipelines.recommender.baselines.dual_ease import DualEASE, fit_ease
 from pipelines.recommender.baselines.ease import EASE
 from pipelines.recommender.baselines.ials import IALS
 from pipelines.recommender.baselines.item_knn import ItemKNN
@@ -19,4 +19,14 @@ from pipelines.recommender.baselines.popularity import Popularity
 from pipelines.recommender.baselines.text_knn import TextKNN
 from pipelines.recommender.baselines.tuning import Tuning, tune
 
-__all__ = ["EASE", "IALS", "DualEASE", "ItemKNN", "Popularity", "TextKNN", "Tuning", "tune"]
+__all__ = [
+    "EASE",
+    "IALS",
+    "DualEASE",
+    "ItemKNN",
+    "Popularity",
+    "TextKNN",
+    "Tuning",
+    "fit_ease",
+    "tune",
+]
