@@ -3,9 +3,9 @@
     python -m benchmarks.traffic_iot [--data DIR] [--seeds N] [--quick] [--arms ARM …]
 
 DIR holds a folder of captures per device, with the device's address in a *mac*.txt; flows of other
-hosts have no label. Devices with fewer than 80 flows are left out. Figures are at tier T1 on
-captures that come after the training ones; `capture_vote` is the accuracy of one verdict per
-capture.
+hosts have no label. Devices with fewer than 80 flows are left out, or with fewer than 10 where less
+than two would stay. Figures are at tier T1 on captures that come after the training ones;
+`capture_vote` is the accuracy of one verdict per capture.
 """
 
 from __future__ import annotations

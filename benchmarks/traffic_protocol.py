@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,8 @@ from feature_store.traffic.features import Tier
 from pipelines.allocator import keep_large_buffers
 from pipelines.progress import Reporter, Terminal
 from pipelines.traffic.baselines import Choices
-from pipelines.traffic.config import TrafficConfig
+from pipelines.traffic.config import LabelConfig, TrafficConfig
+from pipelines.traffic.dataset import LabelledFlows
 from pipelines.traffic.evaluation import Score, TrafficEvaluation, evaluate
 from pipelines.traffic.metrics import macro_f1
 from pipelines.traffic.model_card import comparison_rows, model_card
@@ -96,7 +99,7 @@ def run(
     }
     config = TrafficConfig().changed(**chosen)
     reporter = Terminal()
-    found = read(arguments.data, config, reporter=reporter)
+    found = _read(arguments.data, config, reporter)
     split = honest_split(found, shares=config.split.shares, gap_s=config.split.gap_s)
     parts = Parts.of(found, split)
     # Whatever is chosen, the pool and the baselines' parameters, is chosen with the first seed.
@@ -156,6 +159,23 @@ def run(
     }  # fmt: skip
     Console(stderr=True).print(model_card(found, split, evaluations, tier=config.tier))
     result.print()
+
+
+def _read(directory: Path, config: TrafficConfig, reporter: Reporter) -> LabelledFlows:
+    """Flows of a set; one too small for the benchmark's least number of flows has the usual one."""
+    usual = LabelConfig().least_flows
+    try:
+        try:
+            return read(directory, config, reporter=reporter)
+        except ValueError:
+            if config.labels.least_flows == usual:
+                raise
+            return read(
+                directory, config.changed(**{"labels.least_flows": usual}), reporter=reporter
+            )
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
 
 
 def _further(config: TrafficConfig, pool: Pool) -> TrafficConfig:
