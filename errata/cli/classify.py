@@ -1,17 +1,22 @@
-"""`errata classify`: verdicts on a capture, or on what passes an interface."""
+"""`errata classify`: verdicts on a capture, on what passes an interface, or on a queue's flows."""
 
 from __future__ import annotations
 
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from errata.cli.flow_queue import (
+    ClaimAfter,
+    Drain,
+    FromStream,
+    MetricsAddress,
+    classify_queue,
+)
+from errata.cli.graceful import stopped_by_signals
 from errata.cli.serve import redis_url
 from errata.console import err, out
 from errata.settings import Settings
@@ -39,6 +44,7 @@ def register(app: typer.Typer) -> None:
             float | None,
             typer.Option(help="Replay at so many times the capture's own speed.", min=0.001),
         ] = None,
+        from_stream: FromStream = None,
         model: Annotated[
             str, typer.Option(help="Alias or version of the traffic model.")
         ] = "champion",
@@ -51,11 +57,17 @@ def register(app: typer.Typer) -> None:
         ] = False,
         redis_stream: Annotated[
             str | None,
-            typer.Option(help="Also add verdicts to this Redis Stream (ERRATA_REDIS_URL)."),
+            typer.Option(
+                help="Also add verdicts to this Redis Stream (ERRATA_REDIS_URL); with "
+                "--from-stream they go there in any case, by default to `verdicts`."
+            ),
         ] = None,
         budget_ms: Annotated[
             float, typer.Option(help="Live: verdicts later than this are shed.", min=1)
         ] = 25.0,
+        drain: Drain = False,
+        claim_after_s: ClaimAfter = 30.0,
+        metrics: MetricsAddress = None,
     ) -> None:
         """Classify the flows of a capture or an interface: a verdict after every packet.
 
@@ -63,9 +75,15 @@ def register(app: typer.Typer) -> None:
         high confidence; `unknown` below the model's threshold. When a live source outruns the
         budget, what is shed is counted by reason; a file waits, and nothing is shed.
 
+        With --from-stream it is one of many workers that share the flows which sensors publish
+        (`errata flows --publish`): one final verdict a flow, also when a worker is killed. Start as
+        many as it takes; Ctrl-C or SIGTERM ends one after the flows in hand.
+
             errata classify trace.pcapng --json --final-only
 
             errata classify --interface eth0
+
+            errata classify --from-stream flows --metrics 127.0.0.1:9464
         """
         import orjson
         import torch
@@ -81,10 +99,26 @@ def register(app: typer.Typer) -> None:
         from services.classify.stream import classify as classify_stream
 
         settings = Settings()
+        if from_stream is not None:
+            if capture is not None or interface is not None or follow or replay is not None:
+                raise ValueError("--from-stream takes its flows from sensors: name no capture")
+            classify_queue(
+                settings,
+                from_stream,
+                model=model,
+                output=redis_stream or "verdicts",
+                json=json,
+                drain=drain,
+                claim_after_s=claim_after_s,
+                metrics=metrics,
+            )
+            return
+        if drain or metrics is not None:
+            raise ValueError("--drain and --metrics go with --from-stream")
         torch.set_num_threads(1)  # a micro-batch is small: more threads cost more than they bring
         from_stdin = capture is not None and str(capture) == "-"
         with ExitStack() as stack:
-            stop = stack.enter_context(_stopped_by_signals())
+            stop = stack.enter_context(stopped_by_signals())
             source = stack.enter_context(
                 open_source(
                     capture=sys.stdin.buffer if from_stdin else capture,
@@ -113,7 +147,12 @@ def register(app: typer.Typer) -> None:
             if json:
                 chosen.append(sinks.JsonLines(sys.stdout.buffer, final_only=final_only))
             else:
-                table = sinks.LiveTable(classifier, out, title=f"traffic of {source.name}")
+                table = sinks.LiveTable(
+                    classifier.counts,
+                    out,
+                    title=f"traffic of {source.name}",
+                    pending=lambda: f"{len(classifier.meter.table):,} running",
+                )
                 chosen.append(stack.enter_context(table))
             chosen += [each for each in (stream, memory) if each is not None]
             for verdicts in classify_stream(source, classifier, stop=stop):
@@ -150,24 +189,3 @@ def _text(counts: dict[str, Any]) -> str:
         if found:
             parts.append(f"{key}: {found.replace('_', ' ')}")
     return "; ".join(parts)
-
-
-@contextmanager
-def _stopped_by_signals() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C or SIGTERM ends the stream with its last verdicts, the second at once."""
-    stopped = False
-
-    def stop(_: int, __: FrameType | None) -> None:
-        nonlocal stopped
-        stopped = True
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
-    for each in before:
-        signal.signal(each, stop)
-    try:
-        yield lambda: stopped
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)

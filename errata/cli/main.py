@@ -66,6 +66,7 @@ _FAILURES = (
     "builtins.OSError",
     "feature_store.registry.RegistryError",
     "feature_store.online.EmbeddedRedisError",
+    "feature_store.queues.QueueUnavailableError",
     "feature_store.vectors.FaissInstallationError",
     "redis.RedisError",
 )

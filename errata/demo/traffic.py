@@ -112,7 +112,12 @@ def run_traffic_demo(
 
     reporter.say(f"classifying {play.live_s:g} s of fresh traffic as it passes")
     with (
-        LiveTable(classifier, console, title="fresh traffic, as it passes") as table,
+        LiveTable(
+            classifier.counts,
+            console,
+            title="fresh traffic, as it passes",
+            pending=lambda: f"{len(classifier.meter.table):,} running",
+        ) as table,
         _traffic(home, seconds=play.live_s, seed=1_000, live=how) as (packets, classes),
     ):
         for verdicts in classify(Source(packets, WallClock(), LOOPBACK), classifier):

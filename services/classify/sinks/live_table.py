@@ -13,8 +13,8 @@ from rich.live import Live
 from rich.table import Table
 
 from feature_store.editions.traffic import UNKNOWN
+from services.classify.counts import StreamCounts
 from services.classify.policy import Shed
-from services.classify.stream import StreamClassifier
 from services.classify.verdict import Verdict
 
 REFRESH_S = 0.25
@@ -27,17 +27,22 @@ class LiveTable:
     """Flows a second, class mix, unknown share, latency and shedding, redrawn as they change.
 
     On a terminal it is redrawn in place; elsewhere it is printed once, at the end.
+
+    Args:
+        pending: says what has no final verdict yet.
     """
 
     def __init__(
         self,
-        classifier: StreamClassifier,
+        counts: StreamCounts,
         console: Console,
         *,
         title: str,
+        pending: Callable[[], str],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._classifier = classifier
+        self._counts = counts
+        self._pending = pending
         self._console = console
         self._title = title
         self._monotonic = monotonic
@@ -70,7 +75,7 @@ class LiveTable:
         now = self._monotonic()
         if now - self._drawn >= REFRESH_S:
             self._drawn = now
-            self._rates.append((now, self._classifier.counts.flows))
+            self._rates.append((now, self._counts.flows))
             while now - self._rates[0][0] > RATE_WINDOW_S:
                 self._rates.popleft()
             if self._live:
@@ -87,7 +92,7 @@ class LiveTable:
         return Group(self._mix(), self._newest(), self._status())
 
     def _mix(self) -> Table:
-        labels = self._classifier.counts.labels
+        labels = self._counts.labels
         total = max(sum(labels.values()), 1)
         table = Table("class", "flows", "share", "", "mean confidence", title=self._title)
         for label, count in labels.most_common():
@@ -112,12 +117,12 @@ class LiveTable:
         return table
 
     def _status(self) -> str:
-        counts = self._classifier.counts
+        counts = self._counts
         unknown = counts.labels[UNKNOWN] / max(counts.final, 1)
         shed = ", ".join(f"{counts.shed[each]:,} {each}" for each in Shed if counts.shed[each])
         return (
-            f"{self._flows_per_s():,.1f} flows/s   {counts.flows:,} flows, "
-            f"{len(self._classifier.meter.table):,} running   unknown {unknown:.1%}   "
+            f"{self._flows_per_s():,.1f} flows/s   {counts.flows:,} flows, {self._pending()}   "
+            f"unknown {unknown:.1%}   "
             f"latency p50 {counts.latency_ms(0.5):.1f} ms, p99 {counts.latency_ms(0.99):.1f} ms   "
             f"shed: {(shed or 'nothing').replace('_', ' ')}"
         )

@@ -123,12 +123,21 @@ def test_the_table_shows_classes_latency_and_what_was_shed(
     classifier = StreamClassifier(served)
     shown = io.StringIO()
     console = Console(file=shown, force_terminal=terminal, width=140)
-    with LiveTable(classifier, console, title="traffic of a test") as table:
+    with LiveTable(
+        classifier.counts, console, title="traffic of a test", pending=lambda: "7 running"
+    ) as table:
         for verdicts in classifier.add(packets_of(mixed)):
             table.write(verdicts)
         for verdicts in classifier.finish():
             table.write(verdicts)
         table.close()
     text = shown.getvalue()
-    for word in (*served.edition.classes, "traffic of a test", "p99", "shed: nothing", "unknown"):
+    for word in (
+        *served.edition.classes,
+        "traffic of a test",
+        "p99",
+        "shed: nothing",
+        "unknown",
+        "7 running",
+    ):
         assert word in text
