@@ -23,6 +23,7 @@ from errata.cli import (
     keys,
     memory,
     registry,
+    retrain,
     score,
     serve,
     train,
@@ -40,6 +41,7 @@ app = typer.Typer(
 data.register(app)
 train.register(app)
 registry.register(app)
+retrain.register(app)
 index.register(app)
 score.register(app)
 serve.register(app)

@@ -48,7 +48,11 @@ def register(app: typer.Typer) -> None:
         """Entries, mixing weights, whether the gate is open, and what the memory is worth.
 
         `excess_loss` is the corrected log loss minus the model's own, lately: below 0 it helps.
+        `drift` is the model's own error in the window that ADWIN keeps, and how often it rose;
+        `alarm` is the last rise that nobody has answered with `errata retrain`.
         """
+        from feature_store.error_memory.drift import DriftFlag
+
         with _log(model, version, tenant) as log:
             replica = _replica(log)
             facts: dict[str, Any] = {
@@ -58,14 +62,18 @@ def register(app: typer.Typer) -> None:
                 "decisions": [each.kind for each in log.controls()[0]],
             }
             if replica is not None:
-                facts |= asdict(replica.memory.stats())
+                facts |= asdict(replica.memory.stats()) | {"drift": asdict(replica.drift)}
+            facts["alarm"] = DriftFlag(log.client, model=model, tenant=tenant).read()
         if json:
             print_json(facts)
             return
         table = Table("", f"{model} {facts['version']}")
         for name, value in facts.items():
             if isinstance(value, dict):
-                value = ", ".join(f"{key} {share:.3f}" for key, share in value.items())
+                value = ", ".join(
+                    f"{key} {each:.3f}" if isinstance(each, float) else f"{key} {each}"
+                    for key, each in value.items()
+                )
             table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
         out.print(table)
 

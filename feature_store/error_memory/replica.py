@@ -12,6 +12,7 @@ import redis
 from numpy.typing import NDArray
 
 from feature_store.error_memory.batch import ErrorBatch
+from feature_store.error_memory.drift import Alarm, DriftStats, ErrorWatch
 from feature_store.error_memory.log import Control, MemoryLog
 from feature_store.error_memory.memory import ErrorMemory
 from feature_store.error_memory.policy import MemoryPolicy
@@ -70,12 +71,15 @@ class MemoryReplica:
         n_classes: int,
         known_classes: int | None = None,
         on_change: Callable[[], None] | None = None,
+        on_drift: Callable[[Alarm], None] = lambda _: None,
     ) -> None:
-        """`policy` holds until the control stream names another."""
+        """`policy` holds until the control stream names another; `on_drift`: is told when the
+        model's errors become more, not of what had happened before the start."""
         self._stream = stream
         self._default = policy
         self._shape = {"d": d, "n_classes": n_classes, "known_classes": known_classes}
-        self._on_change = on_change
+        self._on_change, self._on_drift = on_change, on_drift
+        self._watch = ErrorWatch()
         self._rules = _Rules.of(policy, ())
         self._memory = self._empty()
         self._position, self._control = 0, "0-0"
@@ -92,6 +96,11 @@ class MemoryReplica:
     def policy(self) -> MemoryPolicy:
         """The policy that holds."""
         return self._rules.policy
+
+    @property
+    def drift(self) -> DriftStats:
+        """How the model's own errors go."""
+        return self._watch.stats()
 
     @property
     def forgotten(self) -> NDArray[np.uint64]:
@@ -115,7 +124,7 @@ class MemoryReplica:
         """
         controls, last = self._stream.controls()
         self._rules = _Rules.of(self._default, controls)
-        memory, position = self._empty(), 0
+        memory, position, self._watch = self._empty(), 0, ErrorWatch()
         for position, batch in self._stream.entries():
             self._write(memory, position, batch)
         self._memory, self._position, self._control = memory, position, last
@@ -143,8 +152,10 @@ class MemoryReplica:
             after=self._position, after_control=self._control, block_ms=block_ms or 1
         )
         for position, batch in entries:
-            self._write(self._memory, position, batch)
+            alarm = self._write(self._memory, position, batch)
             self._position = position
+            if alarm is not None:
+                self._on_drift(alarm)
         if news:
             self.catch_up()
         if (news or entries) and self._on_change is not None:
@@ -168,16 +179,20 @@ class MemoryReplica:
             self.catch_up()
         self.fresh = True
 
-    def _write(self, memory: ErrorMemory, position: int, batch: ErrorBatch) -> None:
+    def _write(self, memory: ErrorMemory, position: int, batch: ErrorBatch) -> Alarm | None:
         # An entry's number is its place in the stream, whatever is left out of the memory.
         memory.advance(position - len(batch))
         kept = ~np.isin(batch.sources, self._rules.forgotten)
         kept &= ~np.isin(batch.feedback_ids, self._rules.cut)
+        alarm = None
         try:
-            memory.write(batch if kept.all() else batch[kept])
+            batch = batch if kept.all() else batch[kept]
+            memory.write(batch)
+            alarm = self._watch.see(batch, position)
         except (ValueError, CorruptEntryError) as error:
             log.error("entries before %d do not fit and were left out: %s", position, error)
         memory.advance(position)
+        return alarm
 
     def _empty(self) -> ErrorMemory:
         return ErrorMemory(self._rules.policy, **self._shape)  # type: ignore[arg-type]

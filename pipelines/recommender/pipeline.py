@@ -8,13 +8,16 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from feature_store.editions.recommender import MODEL_NAME
 from feature_store.interactions.dataset import Dataset
+from feature_store.interactions.log import InteractionLog
 from feature_store.registry import Manifest, Registry
 from pipelines.allocator import keep_large_buffers
 from pipelines.progress import Reporter, Silent
@@ -38,11 +41,18 @@ HEADLINE = ("recall@20", "ndcg@20", "hr@10", "mrr@100", "coverage@20")
 
 @dataclass(frozen=True)
 class Run:
-    """What one run of the pipeline produced."""
+    """What one run of the pipeline produced.
+
+    Attributes:
+        prepared, cases: what was measured on. held_out: (interactions,) which no training saw.
+    """
 
     manifest: Manifest
     evaluations: tuple[Evaluation, ...]
     report: Path
+    prepared: Prepared
+    cases: EvaluationCases
+    held_out: NDArray[np.bool_]
 
 
 def run(
@@ -112,10 +122,13 @@ def run(
             data_fingerprint=fingerprint,
             code_version=code_version,
             config=config.model_dump(mode="json"),
-            metrics=headline(evaluations[0]) | {"graph_edges": trained.graph.counts()},
+            metrics=headline(evaluations[0])
+            | {"graph_edges": trained.graph.counts()}
+            | trained_until(log.take(split.part != "test")),
         )
     shutil.rmtree(work / CHECKPOINTS, ignore_errors=True)
-    return Run(manifest, tuple(evaluations), work / REPORT)
+    held_out = split.part == "test"
+    return Run(manifest, tuple(evaluations), work / REPORT, prepared, cases, held_out)
 
 
 def evaluate_protocol(
@@ -142,6 +155,14 @@ def facts(
         "held out": f"{int((split.part == 'test').sum()):,} interactions, {config.split.kind}",
         "seed": str(config.seed),
     }
+
+
+def trained_until(log: InteractionLog) -> dict[str, str]:
+    """The time of the newest interaction that was trained on, where there are times."""
+    if log.timestamp_ms is None:
+        return {}
+    newest = datetime.fromtimestamp(int(log.timestamp_ms.max()) / 1e3, UTC)
+    return {"trained_until": newest.isoformat(timespec="seconds")}
 
 
 def run_key(fingerprint: str, config: RecommenderConfig) -> str:

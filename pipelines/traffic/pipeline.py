@@ -7,10 +7,11 @@ import json
 import shutil
 import tempfile
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from feature_store.editions.traffic import MODEL_NAME
+from feature_store.editions.traffic import MODEL_NAME, TrafficEdition
 from feature_store.registry import Manifest, Registry
 from feature_store.traffic.features import Tier
 from feature_store.traffic.flows import FlowSettings
@@ -35,6 +36,8 @@ class Run:
     manifest: Manifest
     evaluation: TrafficEvaluation
     card: str
+    edition: TrafficEdition
+    parts: Parts
 
 
 @dataclass(frozen=True)
@@ -143,8 +146,32 @@ def run_together(
         what the first process of the group published; None in the others.
     """
     reporter = reporter if reporter is not None and group.leads else Silent()
+    return run_on(
+        group,
+        read(directory, config, reporter=reporter),
+        config,
+        registry=registry,
+        runs_directory=runs_directory,
+        code_version=code_version,
+        device=device,
+        reporter=reporter,
+    )
+
+
+def run_on(
+    group: Group,
+    data: LabelledFlows,
+    config: TrafficConfig,
+    *,
+    registry: Registry,
+    runs_directory: Path,
+    code_version: str,
+    device: str = "cpu",
+    reporter: Reporter | None = None,
+) -> Run | None:
+    """`run_together` on flows that are read already."""
+    reporter = reporter or Silent()
     keep_large_buffers()
-    data = read(directory, config, reporter=reporter)
     split = honest_split(data, shares=config.split.shares, gap_s=config.split.gap_s)
     parts = Parts.of(data, split)
     fingerprint = data.fingerprint()
@@ -176,10 +203,10 @@ def run_together(
             data_fingerprint=fingerprint,
             code_version=code_version,
             config=config.model_dump(mode="json"),
-            metrics=headline(found, config.tier),
+            metrics=headline(found, config.tier) | trained_until(parts),
         )
     shutil.rmtree(work, ignore_errors=True)
-    return Run(manifest, found, card)
+    return Run(manifest, found, card, edition, parts)
 
 
 def measure(
@@ -223,6 +250,18 @@ def headline(found: TrafficEvaluation, tier: Tier) -> dict[str, Any]:
             for name, each in found.scores[tier.value].items()
             if name != "errata"
         },
+    }
+
+
+def trained_until(parts: Parts) -> dict[str, str]:
+    """When the newest flow that was trained or decided on began."""
+    newest = max(
+        (int(part.flows.flow["first_ns"].max()) for part in (parts.training, parts.validation)
+         if len(part.flows)),
+        default=0,
+    )  # fmt: skip
+    return {
+        "trained_until": datetime.fromtimestamp(newest / 1e9, UTC).isoformat(timespec="seconds")
     }
 
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from feature_store.editions.traffic import MODEL_NAME
 from feature_store.error_memory import ErrorBatch, Kernel, MemoryPolicy, Sketch
+from feature_store.error_memory.drift import alarm_with
 from feature_store.error_memory.events import (
     EventLog,
     LabelledEvent,
@@ -138,7 +139,18 @@ class TrafficMemory:
         self._names = f"{self.log.key}:classes"
         self._column = client.register_script(_COLUMN)
         self._policy = policy
-        self.replica = self._replica(on_change=self._read_names)
+        self._shape: dict[str, Any] = {
+            "d": served.edition.keys.centre.shape[0],
+            "n_classes": self._width,
+            "known_classes": len(self._own),
+        }
+        self.replica = MemoryReplica(
+            self.log,
+            policy,
+            **self._shape,
+            on_change=self._read_names,
+            on_drift=alarm_with(client, model=MODEL_NAME, version=served.version, tenant=tenant),
+        )
         try:
             self.begin(again=rebase_again)
             self.replica.catch_up()
@@ -153,7 +165,8 @@ class TrafficMemory:
         Raises:
             redis.RedisError: the server is gone; a later call goes on.
         """
-        self.rebased = rebase(self.log, self._events, self._replica(), self._encode, again=again)
+        scratch = MemoryReplica(self.log, self._policy, **self._shape)
+        self.rebased = rebase(self.log, self._events, scratch, self._encode, again=again)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -233,16 +246,6 @@ class TrafficMemory:
             return self._own.index(name)
         taken = int(self._column(keys=[self._names], args=[name, NEW_CLASSES]))
         return taken if taken < 0 else len(self._own) + taken
-
-    def _replica(self, on_change: Callable[[], None] | None = None) -> MemoryReplica:
-        return MemoryReplica(
-            self.log,
-            self._policy,
-            d=self._served.edition.keys.centre.shape[0],
-            n_classes=self._width,
-            known_classes=len(self._own),
-            on_change=on_change,
-        )
 
     def remembered(self) -> Remembered:
         """For whoever looks into it."""

@@ -265,6 +265,22 @@ class ClassifyService:
         """What `/metrics` says of traffic, for a `prometheus_client` registry."""
         yield from self._metrics.collect()
         yield GaugeMetricFamily("errata_verdict_listeners", "Open streams", len(self.hub))
+        if self._memory is not None and self._served is not None:
+            drift = self._memory.replica.drift
+            names = (MODEL_NAME, self._served.version)
+            error = GaugeMetricFamily(
+                "errata_traffic_model_error",
+                "Mean error of the model itself on recent labels, without the memory",
+                labels=["model", "version"],
+            )
+            error.add_metric(names, drift.error)
+            rises = GaugeMetricFamily(
+                "errata_traffic_drift_rises",
+                "How often the model's error rose, over the entries that are kept",
+                labels=["model", "version"],
+            )
+            rises.add_metric(names, drift.rises)
+            yield from (error, rises)
         stream = self._stream
         if stream is None:
             return

@@ -182,6 +182,12 @@ class CatalogueService:
             self._memories.sweep(versions)
         except redis.RedisError as error:
             log.warning("exposures without an outcome were not counted: %s", error)
+        for version in versions:
+            if (memory := self._memories.get(version)) is not None:
+                drift = memory.replica.drift
+                names = (self._settings.model, version)
+                self._telemetry.memory_error.labels(*names).set(drift.error)
+                self._telemetry.drift.labels(*names).set(drift.rises)
 
     def _read_changes(self) -> bool:
         try:

@@ -16,6 +16,7 @@ from feature_store.editions.recommender import RecommenderEdition
 from feature_store.editions.replaying import RecommenderReplay, pack_case
 from feature_store.error_memory import MemoryPolicy
 from feature_store.error_memory.batch import ErrorBatch
+from feature_store.error_memory.drift import alarm_with
 from feature_store.error_memory.events import (
     EventLog,
     LabelledEvent,
@@ -194,7 +195,13 @@ class VersionMemory:
     ) -> None:
         """Begins and catches up if Redis answers; otherwise catches up as soon as it does."""
         self.log = MemoryLog(client, model=model, version=version, tenant=tenant)
-        self.replica = MemoryReplica(self.log, policy, d=2 * D_PART, n_classes=1)
+        self.replica = MemoryReplica(
+            self.log,
+            policy,
+            d=2 * D_PART,
+            n_classes=1,
+            on_drift=alarm_with(client, model=model, version=version, tenant=tenant),
+        )
         self._version, self._policy = version, policy
         self._events = EventLog(client, model=model, tenant=tenant)
         self.replica.memory.warm_up()

@@ -107,6 +107,21 @@ class Telemetry:
             multiprocess_mode="livemax",
         )
 
+        self.memory_error = Gauge(
+            "errata_memory_model_error",
+            "Mean error of the model itself on recent outcomes, without the memory",
+            ["model", "version"],
+            registry=self.registry,
+            multiprocess_mode="livemax",
+        )
+        self.drift = Gauge(
+            "errata_drift_rises",
+            "How often the model's error rose, over the entries that are kept",
+            ["model", "version"],
+            registry=self.registry,
+            multiprocess_mode="livemax",
+        )
+
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
         """Time one stage, and make a span of it where there is a tracer. Requests that are computed
