@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
+from errata.labels import with_labels
 from errata.serving import with_traffic
 from errata.tracing import tracer_of
 from feature_store.error_memory.remembered import Remembered
+from feature_store.online import connect
+from feature_store.online.messages import RedisMessages
 from feature_store.registry import Registry
 from services import dashboard
 from services.access import Traced
@@ -22,16 +25,27 @@ from services.recommend.settings import ServeSettings
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
+# Longer than a consumer waits for something new.
+_STREAM_TIMEOUT_S = 2.0
 
-def application(settings: ServeSettings, traffic: ClassifySettings | None = None) -> FastAPI:
-    """The routes of the API, and behind them the dashboard at `/`; traced where OTEL_* says so."""
+
+def application(
+    settings: ServeSettings,
+    traffic: ClassifySettings | None = None,
+    *,
+    labels_stream: str | None = None,
+) -> FastAPI:
+    """The routes of the API, and behind them the dashboard at `/`; traced where OTEL_* says so.
+    `labels_stream`: outcomes also come from this Redis Stream."""
     app = create_app(settings)
     recommending: RecommendService = app.state.service
-    classifying: ClassifyService | None = None
-    if traffic is not None:
-        application_of_traffic = create_traffic(traffic)
-        classifying = application_of_traffic.state.classify
-        with_traffic(app, application_of_traffic)
+    flows = None if traffic is None else create_traffic(traffic)
+    classifying: ClassifyService | None = None if flows is None else flows.state.classify
+    if labels_stream is not None:
+        client = connect(settings.redis_url, timeout_s=_STREAM_TIMEOUT_S)
+        with_labels(app, RedisMessages(client, labels_stream), traffic=flows)
+    if flows is not None:
+        with_traffic(app, flows)
 
     def remembered() -> list[Remembered]:
         found = recommending.remembered()

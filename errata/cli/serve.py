@@ -42,6 +42,12 @@ def register(app: typer.Typer) -> None:
         replay: Annotated[
             float | None, typer.Option(help="Replay the capture at so many times its speed.")
         ] = None,
+        labels_stream: Annotated[
+            str | None,
+            typer.Option(
+                metavar="NAME", help="Take outcomes also from this Redis Stream: see below."
+            ),
+        ] = None,
         config: ConfigFile = None,
         overrides: Overrides = None,
     ) -> None:
@@ -50,6 +56,9 @@ def register(app: typer.Typer) -> None:
         Redis is the server in ERRATA_REDIS_URL, or an embedded one under ERRATA_HOME that stops
         with this process. A promoted version takes over without a restart. Catalogues, business
         rules, a challenger's share and limits are in --config: see configs/serve.yaml.
+
+        A message of --labels-stream is a field `json` with a body of POST /v1/feedback, or the
+        body's fields; replicas share them as one consumer group, at least once, counted once.
 
             errata serve --port 8000      # the dashboard is at http://127.0.0.1:8000, docs at /docs
         """
@@ -96,7 +105,7 @@ def register(app: typer.Typer) -> None:
                 else None,
                 code_version=__version__,
             )
-            build = functools.partial(application, traffic=traffic)
+            build = functools.partial(application, traffic=traffic, labels_stream=labels_stream)
             log = functools.partial(log_to_stderr, settings)
             run(serving, build=build, host=host, port=port, workers=workers, prepare=log)
 

@@ -2,8 +2,8 @@
 
 errata:TENANT:served:ID    the cases of prediction ID, packed, with a time to live
 errata:TENANT:taken:ID     which of them have had an outcome
-errata:TENANT:exposed      predictions of which something was taken, by when the rest count
-                           as left
+errata:TENANT:exposed      predictions of which something was taken (or all), by when the rest
+                           count as left
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from feature_store.error_memory.wire import pack, unpack
 
 TTL_S = 86_400
 EXPOSURE_WINDOW_S = 1_800
-_SWEPT_AT_ONCE = 100
+_SWEPT_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
@@ -63,17 +63,26 @@ class Outcomes:
         *,
         tenant: str = "default",
         ttl_s: int = TTL_S,
-        window_s: int = EXPOSURE_WINDOW_S,
+        window_s: float = EXPOSURE_WINDOW_S,
+        unanswered: bool = False,
         clock: Callable[[], float] = time.time,
         record: Callable[[LabelledEvent], None] = lambda _: None,
     ) -> None:
-        """`append`: writes entries of a model version to its log; `record`: is told each outcome
-        that was new, with its case."""
+        """Join outcomes that arrive within `ttl_s`.
+
+        Args:
+            append: writes entries of a model version to its log.
+            window_s: after which what was shown and not taken counts as left.
+            unanswered: whether that is so also of an answer of which nothing was taken; by default
+                it says nothing, for nobody may have seen it.
+            record: is told each outcome that was new, with its case.
+        """
         self._redis = client
         self._append = append
         self._prefix = f"errata:{tenant}"
+        self._exposed = f"{self._prefix}:exposed"
         self._ttl_s, self._window_s = ttl_s, window_s
-        self._clock = clock
+        self._unanswered, self._clock = unanswered, clock
         self._record = record
 
     def expect(self, served: Sequence[Served]) -> None:
@@ -81,6 +90,9 @@ class Outcomes:
         pipeline = self._redis.pipeline(transaction=False)
         for each in served:
             pipeline.set(self._key("served", each.prediction_id), _packed(each), ex=self._ttl_s)
+        if self._unanswered and served:
+            due = self._clock() + self._window_s
+            pipeline.zadd(self._exposed, {each.prediction_id: due for each in served}, nx=True)
         pipeline.execute()
 
     def served(self, prediction_id: str) -> Served | None:
@@ -124,11 +136,8 @@ class Outcomes:
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.sadd(taken, row)
         pipeline.expire(taken, self._ttl_s)
-        pipeline.zadd(
-            f"{self._prefix}:exposed",
-            {prediction_id: self._clock() + self._window_s},
-            nx=True,
-        )
+        due = self._clock() + self._window_s
+        pipeline.zadd(self._exposed, {prediction_id: due}, nx=True)
         pipeline.execute()
         return appended.entries > 0
 
@@ -136,7 +145,7 @@ class Outcomes:
         """Count as left what was shown beside something that was taken, once the window is over;
         returns the entries written."""
         due: Any = self._redis.zrange(
-            f"{self._prefix}:exposed",
+            self._exposed,
             "-inf",
             self._clock(),
             byscore=True,
@@ -163,7 +172,7 @@ class Outcomes:
                     self._tell(served, entry, rows)
                 written += appended.entries
             # Last: a sweep that died before is repeated, and its entries count once.
-            self._redis.zrem(f"{self._prefix}:exposed", prediction_id)
+            self._redis.zrem(self._exposed, prediction_id)
         return written
 
     def _tell(self, served: Served, entry: ErrorBatch, rows: Sequence[int]) -> None:

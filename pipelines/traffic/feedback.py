@@ -14,10 +14,9 @@ from pipelines.traffic.dataset import UNLABELLED, LabelledFlows
 
 
 def feedback_flows(events: Sequence[LabelledEvent], *, packets: int) -> LabelledFlows | None:
-    """The flows of labelled verdicts, one recording a day; None where there are none.
+    """The flows of labelled verdicts, one recording an hour; None where there are none.
 
-    They hold no address: labels that look at one cannot be checked against them. Of several labels
-    of one flow the last one counts.
+    They hold no address but its hash. Of several labels of one flow the last one counts.
     """
     last = {each.case: each for each in events if each.case and _label(each)}
     if not last:
@@ -25,16 +24,16 @@ def feedback_flows(events: Sequence[LabelledEvent], *, packets: int) -> Labelled
     flows = unpack_flows(list(last), packets)
     names = [_label(each) for each in last.values()]
     classes = tuple(sorted(set(names)))
-    days = [
-        f"feedback-{datetime.fromtimestamp(int(ns) / 1e9, UTC):%Y-%m-%d}"
+    hours = [
+        f"feedback-{datetime.fromtimestamp(int(ns) / 1e9, UTC):%Y-%m-%dT%H}"
         for ns in flows.flow["first_ns"]
     ]
-    captures = tuple(sorted(set(days)))
+    captures = tuple(sorted(set(hours)))
     return LabelledFlows(
         flows=flows,
         label=np.array([classes.index(name) for name in names], np.int32),
         classes=classes,
-        capture=np.array([captures.index(day) for day in days], np.int32),
+        capture=np.array([captures.index(hour) for hour in hours], np.int32),
         captures=captures,
     )
 

@@ -169,10 +169,20 @@ def run_on(
     device: str = "cpu",
     reporter: Reporter | None = None,
 ) -> Run | None:
-    """`run_together` on flows that are read already."""
+    """`run_together` on flows that are read already.
+
+    Raises:
+        ValueError: the split leaves a part empty.
+    """
     reporter = reporter or Silent()
     keep_large_buffers()
     split = honest_split(data, shares=config.split.shares, gap_s=config.split.gap_s)
+    sizes = [len(each) for each in (split.train, split.validation, split.test)]
+    if not all(sizes):
+        raise ValueError(
+            "the split leaves {} flows to train on, {} to decide on and {} to test on: give more "
+            "recordings of each class".format(*sizes)
+        )
     parts = Parts.of(data, split)
     fingerprint = data.fingerprint()
     key = run_key(fingerprint, config)

@@ -8,6 +8,7 @@ edition never knew gets a column behind the edition's own with its first label.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -123,6 +124,7 @@ class TrafficMemory:
     ) -> None:
         """Begins and catches up if Redis answers; otherwise catches up as soon as it does."""
         self.dropped = 0
+        self._secret = os.urandom(32)
         self._redis = client
         self._tenant = tenant
         self._served = served
@@ -193,7 +195,7 @@ class TrafficMemory:
         for verdict, loss in zip(final, losses, strict=True):
             pipeline.set(
                 self._waiting + verdict.prediction_id,
-                _packed(verdict, loss, raw=self._served.edition.tier is Tier.T2),
+                _packed(verdict, loss, raw=self._served.edition.tier is Tier.T2, key=self._secret),
                 ex=self._ttl_s,
             )
         try:
@@ -365,8 +367,10 @@ def _event(waiting: _Waiting, label: Label) -> LabelledEvent:
     )
 
 
-def _packed(verdict: Verdict, losses: FloatArray, *, raw: bool) -> bytes:
-    case = b"" if verdict.seen is None else pack_flow(verdict.seen, verdict.packet, raw=raw)
+def _packed(verdict: Verdict, losses: FloatArray, *, raw: bool, key: bytes) -> bytes:
+    case = (
+        b"" if verdict.seen is None else pack_flow(verdict.seen, verdict.packet, raw=raw, key=key)
+    )
     facts = orjson.dumps(
         [verdict.model_version, verdict.time_ns, len(verdict.own), len(verdict.hidden),
          *losses.shape, len(case)]

@@ -92,7 +92,13 @@ class CatalogueService:
         self._device = device
         self._telemetry = telemetry
         self._log = FeedbackLog(offline / "feedback")
-        self._memories = Memories(client, model=settings.model, tenant=settings.tenant)
+        self._memories = Memories(
+            client,
+            model=settings.model,
+            tenant=settings.tenant,
+            window_s=settings.exposure_window_s,
+            unanswered=settings.unanswered_is_left,
+        )
         self._users = Users(
             OnlineStore(client, tenant=settings.tenant),
             Spool(offline / "spool.jsonl"),

@@ -26,7 +26,7 @@ from feature_store.error_memory.events import (
 )
 from feature_store.error_memory.influence import Influential
 from feature_store.error_memory.log import Appended, MemoryLog
-from feature_store.error_memory.outcomes import Outcomes, Served, cases
+from feature_store.error_memory.outcomes import EXPOSURE_WINDOW_S, Outcomes, Served, cases
 from feature_store.error_memory.remembered import Described
 from feature_store.error_memory.replica import MemoryReplica
 from feature_store.interactions.history import NEGATIVE_SIGNALS
@@ -239,11 +239,27 @@ class VersionMemory:
 class Memories:
     """The memories of a catalogue's served versions, and the join of outcomes."""
 
-    def __init__(self, client: redis.Redis, *, model: str, tenant: str) -> None:
+    def __init__(
+        self,
+        client: redis.Redis,
+        *,
+        model: str,
+        tenant: str,
+        window_s: float = EXPOSURE_WINDOW_S,
+        unanswered: bool = False,
+    ) -> None:
+        """`window_s`, `unanswered`: see `Outcomes`."""
         self._client, self._model, self._tenant = client, model, tenant
         self._of: dict[str, VersionMemory] = {}
         self._events = EventLog(client, model=model, tenant=tenant)
-        self._outcomes = Outcomes(client, self._append, tenant=tenant, record=self._record)
+        self._outcomes = Outcomes(
+            client,
+            self._append,
+            tenant=tenant,
+            window_s=window_s,
+            unanswered=unanswered,
+            record=self._record,
+        )
         self._keeper: PredictionKeeper[Shown] = PredictionKeeper(self._write)
 
     def stage(self, assortment: Assortment, version: str) -> MemoryStage:

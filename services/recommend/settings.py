@@ -65,6 +65,9 @@ class CatalogueSettings(_Settings):
         challenger_share: of the users who are named; the same user always meets the same side.
         tenant: prefix of the keys in Redis.
         rules: business rules.
+        exposure_window_s: what was shown beside something that was taken counts as left after it.
+        unanswered_is_left: whether an answer of which nothing was taken counts as left too; by
+            default it says nothing, for nobody may have seen it.
     """
 
     model: str = RECOMMENDER
@@ -73,6 +76,8 @@ class CatalogueSettings(_Settings):
     challenger_share: float = Field(0.0, ge=0, le=1)
     tenant: str = "default"
     rules: Rules = Rules()
+    exposure_window_s: float = Field(1_800.0, gt=0, le=86_400)
+    unanswered_is_left: bool = False
 
     @model_validator(mode="after")
     def _share_needs_a_challenger(self) -> CatalogueSettings:

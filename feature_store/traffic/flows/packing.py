@@ -1,13 +1,17 @@
 """One flow as bytes, without who talked: what a later version can read again.
 
+An address becomes a keyed hash: flows of one pair of ends still belong together, which a split of
+the next training asks for, and nobody without the key can say whose they were.
+
 header   b"FL1", packets kept (uint8), M (uint8), packets with bytes (uint8)
-body     the row of `FLOW` with its addresses as zeros, then sizes, directions, gaps and header
+body     the row of `FLOW` with hashed addresses, then sizes, directions, gaps and header
          fields of the kept packets, then bytes of the first ones where they are kept
 """
 
 from __future__ import annotations
 
 import struct
+from hashlib import blake2b
 
 import numpy as np
 
@@ -16,16 +20,25 @@ from feature_store.traffic.flows.flow import FLOW, RAW_BYTES, RAW_PACKETS, FlowB
 
 _HEADER = struct.Struct("<3sBBB")
 _MAGIC = b"FL1"
-_WHO = ("src_hi", "src_lo", "dst_hi", "dst_lo", "src_mac", "dst_mac")
+_ENDS = (("src_hi", "src_lo"), ("dst_hi", "dst_lo"))
 
 
-def pack_flow(flow: FlowBatch, packets: int, *, raw: bool = False) -> bytes:
-    """A batch of one flow, as it was after so many packets; `raw` keeps the packets' bytes."""
+def pack_flow(flow: FlowBatch, packets: int, *, raw: bool = False, key: bytes = b"") -> bytes:
+    """A batch of one flow, as it was after so many packets.
+
+    Args:
+        flow: one flow. packets: how many of its packets count.
+        raw: whether the packets' bytes are kept, headers with addresses among them.
+        key: of the hashes, a secret of at most 64 bytes.
+    """
     kept = min(int(flow.flow["kept"][0]), packets)
     row = flow.flow.copy()
     row["kept"] = kept
-    for name in _WHO:
-        row[name] = 0
+    for high, low in _ENDS:
+        address = row[high].tobytes() + row[low].tobytes()
+        row[high] = 0
+        row[low] = int.from_bytes(blake2b(address, key=key, digest_size=8).digest(), "little")
+    row["src_mac"] = row["dst_mac"] = 0
     with_bytes = min(kept, RAW_PACKETS) if raw else 0
     parts = [
         _HEADER.pack(_MAGIC, kept, flow.size.shape[1], with_bytes),

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -84,3 +86,22 @@ def test_a_click_that_comes_after_the_window_still_counts(outcomes, log, clock):
     outcomes.sweep()
     assert outcomes.outcome("p1", "a", 1.0, feedback_id="late")
     assert entries(log)[-1] == (1.0, 1.4)
+
+
+def test_answers_that_nobody_acted_upon_count_where_that_is_asked_for(redis_client, log, clock):
+    told = []
+    outcomes = Outcomes(
+        redis_client,
+        lambda _, batch: log.append(batch),
+        window_s=60,
+        unanswered=True,
+        clock=clock,
+        record=told.append,
+    )
+    outcomes.expect([replace(served("nobody looked"), case=b"what was seen")])
+    assert outcomes.sweep() == 0
+    clock.now += 61
+    assert outcomes.sweep() == 3
+    assert outcomes.sweep() == 0
+    (event,) = told
+    assert (event.case, event.labels) == (b"what was seen", {"a": 0.0, "b": 0.0, "c": 0.0})

@@ -36,7 +36,9 @@ def test_a_packed_flow_is_classified_as_the_flow(mixed: Path, served: ServedEdit
     np.testing.assert_allclose(
         served.edition.classify(flows).probability, [each.own for each in final], atol=1e-4
     )
-    assert not flows.flow["src_lo"].any()  # who talked is not kept
+    addresses = np.array([each.seen.flow["src_lo"][0] for each in final])
+    assert not np.isin(flows.flow["src_lo"], addresses).any()  # who talked is not kept
+    assert len(np.unique(flows.flow["src_lo"])) == len(np.unique(addresses))
     assert isinstance(flows, FlowBatch)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 import uvicorn
+from fastapi import FastAPI
 
 from feature_store.editions import RecommenderEdition, Scoring
 from feature_store.interactions.catalogue import Catalogue
@@ -80,11 +81,13 @@ def publish(
 
 
 @contextmanager
-def serving(settings: ServeSettings) -> Iterator[httpx.Client]:
+def serving(
+    settings: ServeSettings, build: Callable[[ServeSettings], FastAPI] = create_app
+) -> Iterator[httpx.Client]:
     """The real application on a free port."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(create_app(settings), log_level="warning", lifespan="on")
+    config = uvicorn.Config(build(settings), log_level="warning", lifespan="on")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

@@ -1,0 +1,171 @@
+"""Outcomes from a stream, as an alternative to sending them over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import orjson
+import redis
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry, Counter
+from pydantic import ValidationError
+
+from feature_store.online.messages import Message, MessageSource
+from services.classify.schemas import FlowLabel, LabelsRequest
+from services.classify.service import ClassifyService
+from services.problems import ProblemError
+from services.recommend.schemas import FeedbackRequest
+from services.recommend.service import RecommendService
+
+log = logging.getLogger(__name__)
+
+_BLOCK_MS = 200
+_RETRY_S = 0.5
+# An outcome can overtake its prediction, which is kept behind the answer: it is tried again.
+EARLY_MS = 3_000
+
+
+class LabelConsumer:
+    """A thread that does with each message what `POST /v1/feedback` does with a body.
+
+    A message is a field `json` with that body, or the body's fields themselves; `catalogue` names a
+    catalogue, and a `label` makes it one about a flow. Without a `feedback_id` the message's own id
+    stands for it, so that a message that is delivered again counts once. One that can never be
+    understood is set aside with the reason; while the disk or Redis takes nothing, messages wait.
+    """
+
+    def __init__(
+        self,
+        source: MessageSource,
+        recommend: RecommendService,
+        classify: ClassifyService | None = None,
+        *,
+        metrics: CollectorRegistry | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._source, self._recommend, self._classify = source, recommend, classify
+        self._now = now
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="errata-labels", daemon=True)
+        self.messages = Counter(
+            "errata_label_messages_total",
+            "Messages of the label stream by outcome",
+            ["outcome"],
+            registry=metrics or CollectorRegistry(),
+        )
+
+    def start(self) -> None:
+        """Read until `stop`."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finish the message under way."""
+        self._stop.set()
+        self._thread.join()
+
+    def _work(self) -> None:
+        away = False
+        while not self._stop.is_set():
+            try:
+                messages = self._source.read(block_ms=_BLOCK_MS)
+                self._handle(messages)
+                away = False
+            except redis.RedisError as error:
+                if not away:
+                    log.warning(
+                        "labels of %s wait while Redis is away: %s", self._source.name, error
+                    )
+                away = True
+                self._stop.wait(_RETRY_S)
+
+    def _handle(self, messages: Any) -> None:
+        done: list[Message] = []
+        try:
+            for message in messages:
+                if self._stop.is_set():
+                    return
+                outcome = self._one(message)
+                self.messages.labels(outcome).inc()
+                if outcome in ("learned", "duplicate", "unknown"):
+                    done.append(message)
+                elif outcome == "waits":
+                    self._stop.wait(_RETRY_S)
+                    return
+        finally:
+            self._source.acknowledge(done)
+
+    def _one(self, message: Message) -> str:
+        try:
+            body = _body(message)
+            body.setdefault("feedback_id", f"{self._source.name}:{message.id}")
+            return self._flow(body) if "label" in body else self._item(body, message)
+        except (ValidationError, ValueError, TypeError) as error:
+            self._aside(message, str(error).splitlines()[0])
+            return "rejected"
+        except ProblemError as problem:
+            if problem.status == 503:
+                log.warning("a label waits: %s", problem.detail)
+                return "waits"
+            self._aside(message, problem.detail)
+            return "rejected"
+
+    def _item(self, body: dict[str, Any], message: Message) -> str:
+        catalogue = body.pop("catalogue", None)
+        request = FeedbackRequest.model_validate(body)
+        answer = self._recommend.catalogue(catalogue).feedback(request)
+        if answer.known_prediction is False:
+            early = self._now() * 1e3 - message.sent_ms < EARLY_MS
+            return "early" if early else "unknown"
+        return "duplicate" if answer.status == "duplicate" else "learned"
+
+    def _flow(self, body: dict[str, Any]) -> str:
+        if self._classify is None:
+            raise ValueError("this service classifies no traffic")
+        body.pop("catalogue", None)
+        label = FlowLabel.model_validate(body)
+        answer = self._classify.learn(LabelsRequest(labels=[label]))
+        return {"learned": "learned", "duplicate": "duplicate"}.get(answer.outcomes[0], "unknown")
+
+    def _aside(self, message: Message, reason: str) -> None:
+        log.warning("message %s of %s is set aside: %s", message.id, self._source.name, reason)
+        self._source.set_aside(message, reason)
+
+
+def with_labels(app: FastAPI, source: MessageSource, *, traffic: FastAPI | None) -> FastAPI:
+    """`app`, which while it runs also takes outcomes from a stream."""
+    lifespan = app.router.lifespan_context
+    service: RecommendService = app.state.service
+    consumer = LabelConsumer(
+        source,
+        service,
+        None if traffic is None else traffic.state.classify,
+        metrics=service.telemetry.registry,
+    )
+
+    @asynccontextmanager
+    async def reading(scope: Any) -> AsyncIterator[Any]:
+        async with lifespan(scope) as state:
+            consumer.start()
+            try:
+                yield state
+            finally:
+                await asyncio.to_thread(consumer.stop)
+
+    app.router.lifespan_context = reading
+    return app
+
+
+def _body(message: Message) -> dict[str, Any]:
+    if (raw := message.fields.get("json")) is not None:
+        found = orjson.loads(raw)
+        if not isinstance(found, dict):
+            raise ValueError("`json` is no object")
+        return found
+    body: dict[str, Any] = {key: value.decode() for key, value in message.fields.items()}
+    return body
