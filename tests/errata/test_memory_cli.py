@@ -47,6 +47,9 @@ def test_stats_and_tail_report(log, capsys):
     facts = json.loads(said.out)
     assert code == 0
     assert (facts["position"], facts["entries"]) == (40, 40)
+    drift = {"error": 0.75, "entries": 40, "rises": 0, "falls": 0, "last_rise": None}
+    assert facts["drift"] == drift
+    assert facts["alarm"] is None
     code, said = command(capsys, "tail", "-n", "3", "--json")
     rows = json.loads(said.out)
     assert len(rows) == 3

@@ -3,8 +3,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feature_store.error_memory import ErrorBatch
-from feature_store.error_memory.drift import BLOCK, Adwin, DriftFlag, ErrorWatch
+from feature_store.error_memory import ErrorBatch, MemoryPolicy
+from feature_store.error_memory.drift import BLOCK, Adwin, DriftFlag, ErrorWatch, alarm_with
+from feature_store.error_memory.log import MemoryLog
+from feature_store.error_memory.replica import MemoryReplica
 
 
 def entries(error, n, *, classes=3):
@@ -75,4 +77,28 @@ def test_the_flag_stays_until_it_is_cleared(redis_client):
     flag.raise_("v1", watch.see(entries(0.9, 40 * BLOCK), 7))
     assert (flag.read()["version"], flag.read()["position"]) == ("v1", 7)
     flag.clear()
+    assert flag.read() is None
+
+
+def test_a_replica_raises_the_alarm_of_what_it_sees_and_not_of_what_it_finds(redis_client):
+    log = MemoryLog(redis_client, model="m", version="v1")
+    flag = DriftFlag(redis_client, model="m")
+
+    def replica():
+        alarm = alarm_with(redis_client, model="m", version="v1")
+        found = MemoryReplica(log, MemoryPolicy(), d=2, n_classes=3, on_drift=alarm)
+        found.catch_up()
+        return found
+
+    log.append(entries(0.1, 40 * BLOCK))
+    watching = replica()
+    log.append(entries(0.8, 20 * BLOCK))
+    watching.poll()
+    told = flag.read()
+    assert (told["version"], told["position"]) == ("v1", 60 * BLOCK)
+    assert told["after"] > told["before"]
+    flag.clear()
+    late = replica()
+    assert late.drift == watching.drift
+    assert late.drift.rises >= 1  # a window can shrink in several steps
     assert flag.read() is None
