@@ -22,7 +22,7 @@ RECOMMENDER = [
 TRAFFIC = [
     *("--set", "network.packets=8", "--set", "network.encoder.d_model=24", "--set", "threads=1"),
     *("--set", "network.encoder.layers=1", "--set", "network.epochs=1"),
-    *("--set", "pretraining.enabled=false", "--set", "tree.rounds=10", "--set", "tree.cuts=[1, 3]"),
+    *("--set", "pretraining.enabled=false", "--set", "tree.rounds=10"),
     *("--set", "evaluation.resamples=5", "--set", "labels.least_flows=4"),
 ]
 
