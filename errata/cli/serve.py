@@ -27,6 +27,14 @@ def register(app: typer.Typer) -> None:
     def serve(
         host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
         port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8000,
+        admin_port: Annotated[
+            int | None,
+            typer.Option(
+                help="Answer metrics and what needs an admin's key on this port, and on no other.",
+                min=1,
+                max=65535,
+            ),
+        ] = None,
         alias: Annotated[str, typer.Option(help="Which version serves.")] = "champion",
         tenant: Annotated[str, typer.Option(help="Prefix of the keys in Redis.")] = "default",
         device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -75,8 +83,11 @@ def register(app: typer.Typer) -> None:
         settings = Settings()
         log_to_stderr(settings)
         with redis_url(settings, must_answer=False) as url:
+            given = read_settings(config, parse_overrides(overrides))
+            if admin_port is not None:
+                given["admin_port"] = admin_port
             serving = ServeSettings.model_validate(
-                read_settings(config, parse_overrides(overrides))
+                given
                 | {
                     "registry": settings.registry,
                     "redis_url": url,
@@ -88,8 +99,11 @@ def register(app: typer.Typer) -> None:
                     "code_version": __version__,
                 }
             )
+            if serving.admin_port == port:
+                raise ValueError("--admin-port must be another than --port")
             err.print(
-                f"serving http://{host}:{port}   docs http://{host}:{port}/docs\n"
+                f"serving http://{host}:{port}   docs http://{host}:{port}/docs"
+                f"{f'   admin port {serving.admin_port}' if serving.admin_port else ''}\n"
                 f"redis {describe(url)}   registry {settings.registry}   alias {alias}",
                 highlight=False,
                 soft_wrap=True,

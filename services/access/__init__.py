@@ -2,10 +2,11 @@
 
 `keys.py` is the file of hashed keys, read again when it changes; `limits.py` the rate of each key;
 `middleware.py` holds both before the routes of whatever application it is put around;
-`request_id.py` names requests, `tracing.py` makes a span of each. Knows nothing of what the routes
-do.
+`admin_port.py` keeps what needs `admin` to a port of its own; `request_id.py` names requests,
+`tracing.py` makes a span of each. Knows nothing of what the routes do.
 """
 
+from services.access.admin_port import AdminPort
 from services.access.keys import (
     ApiKey,
     InvalidKeyFileError,
@@ -21,6 +22,7 @@ from services.access.tracing import Traced
 
 __all__ = [
     "Access",
+    "AdminPort",
     "ApiKey",
     "InvalidKeyFileError",
     "JsonFormatter",

@@ -60,17 +60,17 @@ class Access:
             if secret is not None:
                 detail = "this key is unknown, revoked or expired"
             header = (b"www-authenticate", b'Bearer realm="errata"')
-            await _refuse(send, scope, 401, "A key is needed", detail, header)
+            await refuse(send, scope, 401, "A key is needed", detail, header)
         elif not key.allows(wanted):
             detail = f"the key '{key.name}' lacks the scope '{wanted}'"
-            await _refuse(send, scope, 403, "Not with this key", detail)
+            await refuse(send, scope, 403, "Not with this key", detail)
         elif key.requests_per_s is not None and (
             wait_s := self._limits.wait_s(key.name, requests_per_s=key.requests_per_s)
         ):
             again = math.ceil(wait_s)
             detail = f"the key '{key.name}' may ask {key.requests_per_s:g} times a second"
             header = (b"retry-after", str(again).encode())
-            await _refuse(send, scope, 429, "Too many requests", detail, header)
+            await refuse(send, scope, 429, "Too many requests", detail, header)
         else:
             scope.setdefault("state", {})["key_name"] = key.name
             await self._app(scope, receive, send)
@@ -87,7 +87,7 @@ def _secret(scope: Request) -> str | None:
     return None
 
 
-async def _refuse(
+async def refuse(
     send: Send, scope: Request, status: int, title: str, detail: str, *headers: tuple[bytes, bytes]
 ) -> None:
     """An RFC 9457 problem document, without the body having been read."""

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.types import Scope
 
 from services import problems
-from services.access import Access, KeyFile, RequestId
+from services.access import Access, AdminPort, KeyFile, RequestId
 from services.problems import documented
 from services.recommend import browsing, documentation
 from services.recommend.batcher import OverloadedError
@@ -86,6 +86,8 @@ def create_app(settings: ServeSettings) -> FastAPI:
     # The last that is added comes first: a refused key is counted, and named, like any request.
     if settings.api_keys is not None:
         app.add_middleware(Access, keys=KeyFile(settings.api_keys))
+    if settings.admin_port is not None:
+        app.add_middleware(AdminPort, port=settings.admin_port)
     app.add_middleware(
         Guard,
         telemetry=service.telemetry,

@@ -118,6 +118,8 @@ class ServeSettings(_Settings):
         refresh_s: how often the aliases and Redis are looked at.
         limits: see `Limits`.
         api_keys: file of the keys that requests must show one of; None asks for none.
+        admin_port: the one port that answers what needs the scope `admin`: promotion, rollback,
+            forgetting, changes of the catalogue, metrics; None: every port does.
         code_version: shown in the OpenAPI document.
     """
 
@@ -132,6 +134,7 @@ class ServeSettings(_Settings):
     refresh_s: float = Field(1.0, gt=0)
     limits: Limits = Limits()
     api_keys: Path | None = None
+    admin_port: int | None = Field(None, ge=1, le=65_535)
     code_version: str = "unknown"
 
     def every_catalogue(self) -> dict[str, CatalogueSettings]:

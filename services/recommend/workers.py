@@ -10,7 +10,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -49,30 +49,39 @@ def serve(
     SIGTERM or SIGINT ends it; what was taken is finished. What the application has in
     `app.state.ends_at_exit` is called at the signal: for streams that never end by themselves.
 
+    What needs an admin's key is answered on `settings.admin_port` alone, where one is set.
+
     With several workers each accepts on a socket of its own of the same port (SO_REUSEPORT), and a
     worker that dies is started again. The edition's vectors and index are mapped: the workers read
     the same pages. Their metrics are added up by whichever is asked.
 
     Raises:
-        OSError: the address is taken.
+        OSError: an address is taken.
     """
+    ports = (port,) if settings.admin_port is None else (port, settings.admin_port)
     if workers == 1:
-        _serve_one(settings, build, _listen(host, port, shared=False))
+        _serve_one(settings, build, [_listen(host, each, shared=False) for each in ports])
         return
     with tempfile.TemporaryDirectory(prefix="errata-metrics-") as metrics:
         # Read by prometheus_client when a worker imports it.
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
         try:
-            _supervise(settings, build, host, port, workers, prepare or _log_plainly)
+            _supervise(settings, build, host, ports, workers, prepare or _log_plainly)
         finally:
             del os.environ["PROMETHEUS_MULTIPROC_DIR"]
 
 
 def _supervise(
-    settings: ServeSettings, build: Build, host: str, port: int, workers: int, prepare: Prepare
+    settings: ServeSettings,
+    build: Build,
+    host: str,
+    ports: Sequence[int],
+    workers: int,
+    prepare: Prepare,
 ) -> None:
-    reserved = _bind(host, port, shared=True)  # keeps the port while no worker listens
-    port = reserved.getsockname()[1]
+    # Keeps the ports while no worker listens.
+    reserved = [_bind(host, port, shared=True) for port in ports]
+    ports = [each.getsockname()[1] for each in reserved]
     # A request is small: a pool of threads per operation costs more than it brings.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     context = multiprocessing.get_context("spawn")
@@ -85,7 +94,7 @@ def _supervise(
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def start() -> BaseProcess:
-        work = (settings, build, host, port, prepare)
+        work = (settings, build, host, ports, prepare)
         process = context.Process(target=_work, args=work, daemon=True)
         process.start()
         return process
@@ -114,14 +123,17 @@ def _supervise(
                 process.join()
         for number, handler in before.items():
             signal.signal(number, handler)
-        reserved.close()
+        for each in reserved:
+            each.close()
 
 
-def _work(settings: ServeSettings, build: Build, host: str, port: int, prepare: Prepare) -> None:
+def _work(
+    settings: ServeSettings, build: Build, host: str, ports: Sequence[int], prepare: Prepare
+) -> None:
     """A worker's whole life."""
     _die_with_parent()
     prepare()
-    _serve_one(settings, build, _listen(host, port, shared=True))
+    _serve_one(settings, build, [_listen(host, port, shared=True) for port in ports])
 
 
 def _log_plainly() -> None:
@@ -130,7 +142,7 @@ def _log_plainly() -> None:
     )
 
 
-def _serve_one(settings: ServeSettings, build: Build, listener: socket.socket) -> None:
+def _serve_one(settings: ServeSettings, build: Build, listeners: list[socket.socket]) -> None:
     import uvicorn
 
     sys.setswitchinterval(SWITCH_INTERVAL_S)
@@ -149,7 +161,7 @@ def _serve_one(settings: ServeSettings, build: Build, listener: socket.socket) -
         server_header=False,
         timeout_graceful_shutdown=round(settings.limits.drain_s),
     )
-    Server(config).run(sockets=[listener])
+    Server(config).run(sockets=listeners)
 
 
 def _listen(host: str, port: int, *, shared: bool) -> socket.socket:

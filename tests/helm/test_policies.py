@@ -164,3 +164,33 @@ def _stages(text: str):
         elif stages:
             current.append(line)
     return stages
+
+
+def test_the_admin_port_is_reached_by_operators_alone(render) -> None:
+    resources = render("production")
+    services = {
+        each["metadata"]["name"].removeprefix("shop-errata-"): each["spec"]
+        for each in resources
+        if each["kind"] == "Service"
+    }
+    assert [port["name"] for port in services["serve"]["ports"]] == ["http"]
+    assert services["serve-admin"]["type"] == "ClusterIP"
+    assert [port["targetPort"] for port in services["serve-admin"]["ports"]] == ["admin"]
+    (container,) = (each for component, _, each in pods(resources) if component == "serve")
+    assert {"name": "admin", "containerPort": 9000} in container["ports"]
+    assert "--admin-port=9000" in container["command"]
+    (policy,) = (
+        each["spec"]
+        for each in resources
+        if each["kind"] == "NetworkPolicy" and each["metadata"]["name"].endswith("-serve")
+    )
+    peers = {rule["ports"][0]["port"]: str(rule["from"]) for rule in policy["ingress"]}
+    assert "monitoring" in peers["admin"]
+    assert "monitoring" not in peers["http"]
+    (monitor,) = (each["spec"] for each in resources if each["kind"] == "ServiceMonitor")
+    assert [each["port"] for each in monitor["endpoints"]] == ["admin"]
+
+
+def test_without_an_admin_port_there_is_no_second_service(render) -> None:
+    services = [each["metadata"]["name"] for each in render() if each["kind"] == "Service"]
+    assert not any(name.endswith("-admin") for name in services)
