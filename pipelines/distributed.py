@@ -39,6 +39,20 @@ class Group:
             return torch.arange(n)
         return torch.arange(self.rank, n, self.size)
 
+    def agree(self, module: nn.Module) -> None:
+        """Give every process the first one's weights: factorisations differ in their last bits."""
+        if self.size == 1:
+            return
+        for each in module.state_dict().values():
+            dist.broadcast(each, src=0)
+
+    def own_draws(self, generator: torch.Generator) -> torch.Generator:
+        """For draws of which each process makes another number; all take one from `generator`."""
+        if self.size == 1:
+            return generator
+        seed = int(torch.randint(2**62, (), generator=generator))
+        return torch.Generator().manual_seed(seed + self.rank)
+
     def of_whole(self, loss: Tensor, weight: Tensor | float) -> Tensor:
         """The part of a batch's mean loss that a share's mean is, the shares weighing `weight`."""
         if self.size == 1:

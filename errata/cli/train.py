@@ -80,13 +80,18 @@ def register(app: typer.Typer) -> None:
         A run that was killed goes on where it stopped when the same command is given again.
 
             errata train recommender --data data/ --set towers.epochs=20 --promote
+
+        Several processes train the networks together under torchrun:
+
+            torchrun --standalone --nproc-per-node 2 -m errata train recommender --data data/
         """
         from feature_store.offline import FeedbackLog
         from feature_store.registry import Registry
+        from pipelines.distributed import process_group
         from pipelines.progress import Terminal
         from pipelines.recommender.config import RecommenderConfig
         from pipelines.recommender.feedback import with_feedback
-        from pipelines.recommender.pipeline import run
+        from pipelines.recommender.pipeline import run_together
         from pipelines.recommender.report import comparison_table, to_json
 
         settings = Settings()
@@ -97,10 +102,14 @@ def register(app: typer.Typer) -> None:
         if feedback:
             log = FeedbackLog(settings.offline_directory / "feedback")
             dataset = with_feedback(dataset, log.read())
-        with ends_promptly(
-            "interrupted: nothing is published; the same command goes on after the last epoch"
+        with (
+            ends_promptly(
+                "interrupted: nothing is published; the same command goes on after the last epoch"
+            ),
+            process_group() as group,
         ):
-            done = run(
+            done = run_together(
+                group,
                 dataset,
                 chosen,
                 registry=registry,
@@ -108,6 +117,8 @@ def register(app: typer.Typer) -> None:
                 code_version=__version__,
                 reporter=Terminal(),
             )
+        if done is None:  # the first process of the group speaks
+            return
         _published(
             registry,
             RECOMMENDER,

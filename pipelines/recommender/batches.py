@@ -102,3 +102,28 @@ def _hide(
             seen_items=torch.from_numpy(column[blocked]),
         ),
     )
+
+
+def share_of(
+    histories: Histories, targets: Targets, users: torch.Tensor
+) -> tuple[Histories, Targets]:
+    """The same batch with only some of its users, who take the places 0, 1, … in this order."""
+    place = torch.full((len(histories),), -1)
+    place[users] = torch.arange(len(users))
+    known, wanted = place[histories.users], place[targets.users]
+    seen = place[targets.seen_users]
+    return (
+        Histories(
+            rows=histories.rows[known >= 0],
+            users=known[known >= 0],
+            weights=histories.weights[known >= 0],
+            features=histories.features[users],
+        ),
+        Targets(
+            users=wanted[wanted >= 0],
+            items=targets.items[wanted >= 0],
+            weights=targets.weights[wanted >= 0],
+            seen_users=seen[seen >= 0],
+            seen_items=targets.seen_items[seen >= 0],
+        ),
+    )

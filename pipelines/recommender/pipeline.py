@@ -20,6 +20,7 @@ from feature_store.interactions.dataset import Dataset
 from feature_store.interactions.log import InteractionLog
 from feature_store.registry import Manifest, Registry
 from pipelines.allocator import keep_large_buffers
+from pipelines.distributed import ALONE, Group
 from pipelines.progress import Reporter, Silent
 from pipelines.recommender.baselines import IALS, ItemKNN, Popularity, TextKNN, fit_ease
 from pipelines.recommender.cases import (
@@ -33,7 +34,7 @@ from pipelines.recommender.config import RecommenderConfig, SplitConfig
 from pipelines.recommender.evaluation import Evaluation, Ranker, evaluate
 from pipelines.recommender.preparation import Prepared, prepare
 from pipelines.recommender.report import to_json, write_html
-from pipelines.recommender.training import Trained, train
+from pipelines.recommender.training import Trained, train, train_together
 
 REPORT, METRICS, CHECKPOINTS = "report.html", "metrics.json", "checkpoints"
 HEADLINE = ("recall@20", "ndcg@20", "hr@10", "mrr@100", "coverage@20")
@@ -65,21 +66,52 @@ def run(
     device: str = "cpu",
     reporter: Reporter | None = None,
 ) -> Run:
+    """`run_together` in one process."""
+    done = run_together(
+        ALONE,
+        dataset,
+        config,
+        registry=registry,
+        runs_directory=runs_directory,
+        code_version=code_version,
+        device=device,
+        reporter=reporter,
+    )
+    assert done is not None  # this process leads
+    return done
+
+
+def run_together(
+    group: Group,
+    dataset: Dataset,
+    config: RecommenderConfig,
+    *,
+    registry: Registry,
+    runs_directory: Path,
+    code_version: str,
+    device: str = "cpu",
+    reporter: Reporter | None = None,
+) -> Run | None:
     """Prepare, train, evaluate against the baselines, and publish.
 
     A run that was killed goes on where it stopped when it is started again with the same data and
     configuration.
 
     Args:
+        group: the processes that train together; each one reads the tables.
         dataset: the tables.
         config: everything else.
         registry: where the version goes; no alias is moved.
-        runs_directory: holds a directory per data and configuration: checkpoints and the report.
+        runs_directory: holds a directory per data and configuration: checkpoints and the report;
+            all processes of the group must see it, for all of them go on from the same epoch.
         code_version: kept in the manifest.
         device: where the index is built.
         reporter: progress.
+
+    Returns:
+        what the first process of the group published; None in the others.
     """
-    reporter = reporter or Silent()
+    reporter = reporter if reporter is not None and group.leads else Silent()
     keep_large_buffers()
     fingerprint = dataset.fingerprint()
     key = run_key(fingerprint, config)
@@ -92,7 +124,8 @@ def run(
         f"{len(log):,} interactions of {log.n_users:,} users with {log.n_items:,} items; "
         f"{int((split.part == 'test').sum()):,} held out"
     )
-    trained = train(
+    trained = train_together(
+        group,
         prepared,
         log.take(split.part != "test"),
         config,
@@ -101,6 +134,8 @@ def run(
         device=device,
         reporter=reporter,
     )
+    if trained is None:
+        return None
     evaluations = compare(trained, prepared, split, cases, config, reporter)
     work.mkdir(parents=True, exist_ok=True)
     write_html(

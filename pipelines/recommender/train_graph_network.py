@@ -28,6 +28,7 @@ from models.recommender.neighbours import (
     Subgraph,
 )
 from pipelines.checkpoint import Checkpoint, epoch_generator
+from pipelines.distributed import ALONE, Group
 from pipelines.progress import Reporter
 from pipelines.recommender.config import GraphNetworkConfig
 from pipelines.recommender.preparation import CO_INTERACTION, WEAK_SIGNAL
@@ -62,6 +63,7 @@ def train_graph_network(
     seed: int,
     checkpoint: Checkpoint | None,
     reporter: Reporter,
+    group: Group = ALONE,
 ) -> NDArray[np.float32]:
     """(n_items, config.dimension) float32 unit vectors; (n_items, 0) where nothing joins items
     but what users did.
@@ -76,6 +78,7 @@ def train_graph_network(
         seed: of weights and draws.
         checkpoint: where a killed run goes on.
         reporter: progress.
+        group: the processes that train together; each takes a share of a batch's links.
     """
     edges = {kind: _adjacency(graph, kind) for kind in graph.edges}
     taught = {kind: each for kind, each in edges.items() if kind[1] in TAUGHT_RELATIONS}
@@ -106,7 +109,15 @@ def train_graph_network(
         balanced=config.balanced,
     )
     _fit(
-        network, nodes, carrying, links, config, seed=seed, checkpoint=checkpoint, reporter=reporter
+        network,
+        nodes,
+        carrying,
+        links,
+        config,
+        seed=seed,
+        checkpoint=checkpoint,
+        reporter=reporter,
+        group=group,
     )
     return _embed(network, nodes, carrying, catalogue, config, seed=seed)
 
@@ -121,10 +132,12 @@ def _fit(
     seed: int,
     checkpoint: Checkpoint | None,
     reporter: Reporter,
+    group: Group,
 ) -> None:
     neighbours = NeighbourSampler(carrying, fanouts=config.fanouts)
     optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
     done = checkpoint.resume(network, optimizer) if checkpoint else 0
+    group.agree(network)
     network.train()
     with reporter.bar("graph network", config.epochs) as bar:
         if done:
@@ -133,10 +146,10 @@ def _fit(
         for epoch in range(done, config.epochs):
             generator = epoch_generator(seed, epoch)
             losses = [
-                _step(network, optimizer, neighbours, nodes, kind, pairs, config, generator)
+                _step(network, optimizer, neighbours, nodes, kind, pairs, config, generator, group)
                 for kind, pairs in links.epoch(generator)
             ]
-            if checkpoint:
+            if checkpoint and group.leads:
                 checkpoint.save(network, optimizer, epoch=epoch + 1)
             bar.advance(1, f"link loss {np.mean(losses):.4f}")
 
@@ -150,12 +163,14 @@ def _step(
     pairs: Tensor,
     config: GraphNetworkConfig,
     generator: torch.Generator,
+    group: Group,
 ) -> float:
     source, _, destination = edge_type
     drawn = torch.randint(len(nodes.own[destination]), (config.negatives,), generator=generator)
+    pairs = pairs[:, group.share(pairs.shape[1])]
     ends = [(source, pairs[0]), (destination, pairs[1]), (destination, drawn)]
     seeds, places = _unique_seeds(ends)
-    subgraph = neighbours.sample(seeds, generator=generator)
+    subgraph = neighbours.sample(seeds, generator=group.own_draws(generator))
     vectors = network(*nodes.of(subgraph), subgraph.edge_index)
     anchor, positive, negatives = (
         vectors[kind][place] for (kind, _), place in zip(ends, places, strict=True)
@@ -165,10 +180,12 @@ def _step(
         if config.loss == "softmax"
         else link_margin_loss(anchor, positive, negatives, margin=config.margin)
     )
+    loss = group.of_whole(loss, pairs.shape[1])
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
+    group.sum_gradients(network)
     optimizer.step()
-    return float(loss.detach())
+    return float(group.sum(loss.detach().clone()))
 
 
 def _unique_seeds(ends: list[tuple[str, Tensor]]) -> tuple[dict[str, Tensor], list[Tensor]]:

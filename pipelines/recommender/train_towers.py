@@ -18,8 +18,9 @@ from models.recommender.losses import Targets, softmax_loss
 from models.recommender.two_tower import ItemOutputs, TwoTower
 from models.recommender.user_tower import Histories, UserTower
 from pipelines.checkpoint import Checkpoint
+from pipelines.distributed import ALONE, Group
 from pipelines.progress import Reporter
-from pipelines.recommender.batches import Hiding, epoch_batches
+from pipelines.recommender.batches import Hiding, epoch_batches, share_of
 from pipelines.recommender.config import TowerConfig
 from pipelines.recommender.preparation import CO_INTERACTION, WEAK_SIGNAL
 
@@ -56,8 +57,11 @@ def train_towers(
     seed: int,
     checkpoint: Checkpoint | None,
     reporter: Reporter,
+    group: Group = ALONE,
 ) -> tuple[TwoTower, ItemOutputs]:
     """The trained towers, and every item's vectors.
+
+    A process of a group computes every item and its share of a batch's users.
 
     Raises:
         ValueError: a target type that the catalogue lacks.
@@ -71,6 +75,7 @@ def train_towers(
     schedule = _Schedule(optimizer, total=config.epochs * _steps(data, groups, config))
     done = checkpoint.resume(model, optimizer) if checkpoint else 0
     schedule.step = done * _steps(data, groups, config)
+    group.agree(model)
     model.train()
     with reporter.bar("towers", config.epochs) as bar:
         if done:
@@ -90,12 +95,15 @@ def train_towers(
                     rng=rng,
                 ):
                     schedule.advance()
-                    loss = _loss(model, inputs, data, histories, targets, competing, config, rng)
+                    loss = _loss(
+                        model, inputs, data, histories, targets, competing, config, rng, group
+                    )
                     optimizer.zero_grad()
                     loss.backward()  # type: ignore[no-untyped-call]
+                    group.sum_gradients(model)
                     optimizer.step()
-                    losses.append(float(loss.detach()))
-            if checkpoint:
+                    losses.append(float(group.sum(loss.detach().clone())))
+            if checkpoint and group.leads:
                 checkpoint.save(model, optimizer, epoch=epoch + 1)
             bar.advance(1, f"loss {np.mean(losses):.4f}")
     model.eval()
@@ -112,18 +120,23 @@ def _loss(
     competing: NDArray[np.int64],
     config: TowerConfig,
     rng: np.random.Generator,
+    group: Group,
 ) -> Tensor:
     outputs = model.items(inputs)
-    users = model.user_tower(histories, outputs.history_vectors, data.types)
     rows = torch.from_numpy(competing)
     correction = torch.zeros(len(rows))
     if config.negatives is not None:
         chosen, correction, targets = _sample(targets, len(rows), config.negatives, rng)
         rows = rows[chosen]
+    mine = group.share(len(histories))
+    if len(mine) < len(histories):
+        histories, targets = share_of(histories, targets, mine)
+    users = model.user_tower(histories, outputs.history_vectors, data.types)
     everything = len(rows) == len(outputs.vectors)
     vectors = outputs.vectors if everything else outputs.vectors[rows]
     bias = (outputs.bias if everything else outputs.bias[rows]) + correction
-    return softmax_loss(users, vectors, bias, outputs.temperature, targets)
+    loss = softmax_loss(users, vectors, bias, outputs.temperature, targets)
+    return group.of_whole(loss, len(mine))
 
 
 def _sample(

@@ -21,6 +21,7 @@ from feature_store.interactions.log import InteractionLog
 from feature_store.interactions.partial import fit_partial, is_feasible
 from feature_store.vectors import VectorIndex
 from pipelines.checkpoint import Checkpoint
+from pipelines.distributed import ALONE, Group
 from pipelines.progress import Reporter, Silent
 from pipelines.recommender import new_users
 from pipelines.recommender.config import RecommenderConfig
@@ -64,9 +65,38 @@ def train(
     reporter: Reporter | None = None,
     name: str = "errata",
 ) -> Trained:
+    """`train_together` in one process."""
+    trained = train_together(
+        ALONE,
+        prepared,
+        training,
+        config,
+        work_directory=work_directory,
+        key=key,
+        device=device,
+        reporter=reporter,
+        name=name,
+    )
+    assert trained is not None  # this process leads
+    return trained
+
+
+def train_together(
+    group: Group,
+    prepared: Prepared,
+    training: InteractionLog,
+    config: RecommenderConfig,
+    *,
+    work_directory: Path | None = None,
+    key: str = "",
+    device: str = "cpu",
+    reporter: Reporter | None = None,
+    name: str = "errata",
+) -> Trained | None:
     """Train on `training`, the part of `prepared.log` that may be known.
 
     Args:
+        group: the processes that train together; each one holds all data.
         prepared: catalogue and features.
         training: interactions; its rows are those of `prepared`.
         config: everything else.
@@ -75,13 +105,17 @@ def train(
         device: where the index lives.
         reporter: progress.
         name: the ranker's name in reports.
+
+    Returns:
+        what the first process of the group has; None in the others.
     """
-    reporter = reporter or Silent()
-    torch.set_num_threads(config.threads)
+    reporter = reporter if reporter is not None and group.leads else Silent()
+    torch.set_num_threads(group.threads(config.threads))
     leaning = new_users.NOT_FITTED
     if (trial := new_users.trial_part(training, config.new_users)) is not None:
         reporter.say(f"trial without the {len(training) - int(trial.sum()):,} newest interactions")
-        tried = train(
+        tried = train_together(
+            group,
             prepared,
             training.take(trial),
             config.changed(**{"new_users.enabled": False, "graph_network.enabled": False}),
@@ -90,8 +124,10 @@ def train(
             device="cpu",
             reporter=reporter,
         )
-        leaning = new_users.fit(tried.edition, training, trial, prepared.user_features, config)
-        reporter.say(f"new users lean on popularity: {leaning}")
+        if tried is not None:
+            features = prepared.user_features
+            leaning = new_users.fit(tried.edition, training, trial, features, config)
+            reporter.say(f"new users lean on popularity: {leaning}")
     matrix = training.matrix()
     popularity = np.asarray(matrix.sum(0), dtype=np.float32).ravel()
     graph = build_graph(prepared, training, config)
@@ -116,6 +152,7 @@ def train(
             seed=config.seed,
             checkpoint=checkpoint("graph_network"),
             reporter=reporter,
+            group=group,
         )
     data = TowerData(
         catalogue=prepared.catalogue,
@@ -129,8 +166,16 @@ def train(
         initial=initial,
     )
     model, outputs = train_towers(
-        data, config.towers, seed=config.seed, checkpoint=checkpoint("towers"), reporter=reporter
+        data,
+        config.towers,
+        seed=config.seed,
+        checkpoint=checkpoint("towers"),
+        reporter=reporter,
+        group=group,
     )
+    if not group.leads:
+        return None
+    torch.set_num_threads(config.threads)
     temperature = float(outputs.temperature)
     tail = _tail(matrix, prepared, config, temperature)
     vectors = np.concatenate([outputs.vectors.numpy(), tail.items], axis=1)
