@@ -18,6 +18,7 @@ from services.access import Traced
 from services.classify.app import create_app as create_traffic
 from services.classify.service import ClassifyService
 from services.classify.settings import ClassifySettings
+from services.memory_telemetry import MemoryTelemetry
 from services.recommend.app import create_app
 from services.recommend.service import RecommendService
 from services.recommend.settings import ServeSettings
@@ -51,6 +52,8 @@ def application(
         found = recommending.remembered()
         return found if classifying is None else [*found, *classifying.remembered()]
 
+    telemetry = MemoryTelemetry(recommending.telemetry.registry)
+    recommending.after_refresh.append(lambda: telemetry.show(remembered()))
     dashboard.install(app, Registry(settings.registry), remembered)
     if (tracer := tracer_of()) is not None:
         traced(app, tracer)

@@ -93,7 +93,7 @@ def _add_routes(app: FastAPI, service: ClassifyService, settings: ClassifySettin
         """Classify an uploaded capture (pcap or pcapng, plain or gzipped), as the body itself or
         as a form's file `capture`; or flows, by their features."""
         if under_way.locked():
-            service.uploads.labels("refused").inc()
+            service.telemetry.uploads.labels("refused").inc()
             raise ProblemError(
                 status=503,
                 title="Too busy",

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import orjson
@@ -76,6 +76,13 @@ return taken
 """
 
 
+class OnLabel(Protocol):
+    """Hears of labels that were learned."""
+
+    def __call__(self, confidence: float, /, *, right: bool) -> None:
+        """One label."""
+
+
 class Learned(StrEnum):
     """What became of a label."""
 
@@ -121,8 +128,11 @@ class TrafficMemory:
         ttl_s: int = WAIT_FOR_LABEL_S,
         monotonic: Callable[[], float] = time.monotonic,
         rebase_again: bool = False,
+        on_label: OnLabel | None = None,
     ) -> None:
-        """Begins and catches up if Redis answers; otherwise catches up as soon as it does."""
+        """Begins and catches up if Redis answers; otherwise catches up as soon as it does.
+        `on_label`: is told of each label that was learned, how sure the model itself had been and
+        whether it was right."""
         self.dropped = 0
         self._secret = os.urandom(32)
         self._redis = client
@@ -130,6 +140,7 @@ class TrafficMemory:
         self._served = served
         self._ttl_s = ttl_s
         self._monotonic = monotonic
+        self._on_label = on_label
         self._retry_at = 0.0
         self._own = served.edition.classes
         self._width = len(self._own) + NEW_CLASSES
@@ -230,6 +241,9 @@ class TrafficMemory:
             else:
                 continue
             answers[row] = Learned.LEARNED if new else Learned.DUPLICATE
+            if new and self._on_label is not None:
+                own = waiting.own
+                self._on_label(float(own.max()), right=int(own.argmax()) == column)
             if new and waiting.case:
                 self._events.append(event)
         return answers

@@ -11,7 +11,6 @@ from typing import BinaryIO
 
 import numpy as np
 import redis
-from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from feature_store.editions.traffic import MODEL_NAME
@@ -41,6 +40,7 @@ from services.classify.settings import ClassifySettings, Watch
 from services.classify.sinks import Hub, RedisStream, Sink
 from services.classify.source import Source, open_source
 from services.classify.stream import ServedEdition, StreamClassifier, classify
+from services.classify.telemetry import TrafficTelemetry
 from services.classify.verdict import Verdict
 from services.problems import ProblemError
 
@@ -52,6 +52,7 @@ class ClassifyService:
 
     Attributes:
         hub: all verdicts, of uploads and of the live source.
+        telemetry: what is counted of them.
         watching: what the live source is doing, or why it is not; None without one.
     """
 
@@ -69,14 +70,7 @@ class ClassifyService:
         self._stopped = threading.Event()
         self._watcher: threading.Thread | None = None
         self._stream: StreamClassifier | None = None
-        metrics = CollectorRegistry()
-        self.uploads = Counter(
-            "errata_uploads_total", "Uploads by outcome", ["outcome"], registry=metrics
-        )
-        self.labels = Counter(
-            "errata_labels_total", "Labels by outcome", ["outcome"], registry=metrics
-        )
-        self._metrics = metrics
+        self.telemetry = TrafficTelemetry()
 
     def refresh(self) -> None:
         """Look at the alias; load the version that it names if another one serves.
@@ -122,12 +116,12 @@ class ClassifyService:
                             left_out += 1
                 damage = {str(reason): count for reason, count in packets.damage.items()}
         except NotACaptureError as error:
-            self.uploads.labels("no_capture").inc()
+            self.telemetry.uploads.labels("no_capture").inc()
             reason = str(error).split(": ", 1)[-1]
             raise ProblemError(
                 status=422, title="Not a capture", detail=f"the upload is no capture: {reason}"
             ) from error
-        self.uploads.labels("classified").inc()
+        self.telemetry.uploads.labels("classified").inc()
         outcomes = classifier.meter.outcomes
         return CaptureResponse(
             model_version=served.version,
@@ -209,7 +203,7 @@ class ClassifyService:
                 headers={"Retry-After": "1"},
             ) from error
         for outcome in outcomes:
-            self.labels.labels(str(outcome)).inc()
+            self.telemetry.labels.labels(str(outcome)).inc()
         return LabelsResponse(
             outcomes=[str(outcome) for outcome in outcomes],
             learned=sum(outcome is Learned.LEARNED for outcome in outcomes),
@@ -263,7 +257,7 @@ class ClassifyService:
 
     def collect(self) -> Iterator[Metric]:
         """What `/metrics` says of traffic, for a `prometheus_client` registry."""
-        yield from self._metrics.collect()
+        yield from self.telemetry.registry.collect()
         yield GaugeMetricFamily("errata_verdict_listeners", "Open streams", len(self.hub))
         if self._memory is not None and self._served is not None:
             drift = self._memory.replica.drift
@@ -310,12 +304,14 @@ class ClassifyService:
                 connect(self._settings.redis_url, timeout_s=REDIS_TIMEOUT_S),
                 served,
                 tenant=self._settings.tenant,
+                on_label=self.telemetry.told,
             )
         self._served = served
         if before is not None:
             before.close()
 
     def _emit(self, verdicts: list[Verdict]) -> None:
+        self.telemetry.said(verdicts)
         self.hub.write(verdicts)
         self._recent.write(verdicts)
         if self._memory is not None:

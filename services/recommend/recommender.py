@@ -168,6 +168,8 @@ def _corrected(served: Served, candidates: Candidates, telemetry: Telemetry) -> 
         if moved is not None:
             candidates.scores = (candidates.scores + moved).astype(np.float32)
             candidates.moved[stage.name] = moved
+            if (n := np.count_nonzero(moved)) > 0:
+                telemetry.correction.labels(stage.name).observe(float(np.abs(moved).sum() / n))
     if candidates.moved:
         in_order(candidates)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -25,7 +25,11 @@ _Ask = tuple[CatalogueService, Asked]
 
 
 class RecommendService:
-    """Catalogues by name, behind one bounded queue."""
+    """Catalogues by name, behind one bounded queue.
+
+    Attributes:
+        after_refresh: is called after each look at the aliases.
+    """
 
     def __init__(self, settings: ServeSettings) -> None:
         """Loads nothing yet: `refresh` does, and may be called again and again."""
@@ -43,6 +47,7 @@ class RecommendService:
             )
             for name, each in settings.every_catalogue().items()
         }
+        self.after_refresh: list[Callable[[], None]] = []
         limits = settings.limits
         self._batcher: Batcher[_Ask, bytes] = Batcher(
             self._compute,
@@ -61,6 +66,8 @@ class RecommendService:
         single_threaded()
         for catalogue in self._catalogues.values():
             catalogue.refresh()
+        for look in self.after_refresh:
+            look()
 
     def catalogue(self, name: str | None) -> CatalogueService:
         """The catalogue that a request names; `default` where it names none.

@@ -60,6 +60,13 @@ class Telemetry:
             ["stage"],
             registry=self.registry,
         )
+        self.correction = Histogram(
+            "errata_correction_size",
+            "How far a stage moved the scores that it moved, on average; 1 is e-fold odds",
+            ["stage"],
+            buckets=(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5),
+            registry=self.registry,
+        )
         self.predictions_lost = Counter(
             "errata_predictions_lost_total",
             "Predictions that could not be kept for their outcome",

@@ -7,6 +7,8 @@ import promql_parser
 import pytest
 import yaml
 
+from services.classify.telemetry import TrafficTelemetry
+from services.memory_telemetry import MemoryTelemetry
 from services.recommend.telemetry import Telemetry
 from tests.helm.conftest import CHART
 
@@ -18,11 +20,13 @@ VARIABLES = {"$__rate_interval": "5m", "$namespace": "prod", "$service": "shop-s
 def published() -> dict[str, set[str]]:
     """Every series that `/metrics` can show → its labels."""
     series: dict[str, set[str]] = {}
-    telemetry = Telemetry()
-    for metric in telemetry.registry._collector_to_names:  # no public way to ask for labels
-        labels = set(metric._labelnames)
-        for name in telemetry.registry._collector_to_names[metric]:
-            series[name] = labels | ({"le"} if name.endswith("_bucket") else set())
+    recommending = Telemetry().registry
+    MemoryTelemetry(recommending)
+    for registry in (recommending, TrafficTelemetry().registry):
+        for metric, names in registry._collector_to_names.items():  # no public way to their labels
+            labels = set(metric._labelnames)
+            for name in names:
+                series[name] = labels | ({"le"} if name.endswith("_bucket") else set())
     return series
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 
 @pytest.fixture
@@ -117,3 +118,29 @@ def test_a_memory_is_switched_off_and_on(client: httpx.Client):
         body = {"enabled": wanted}
         client.post("/v1/memory/traffic/switch", json=body).raise_for_status()
         eventually(lambda wanted=wanted: enabled() is wanted)
+
+
+def test_metrics_say_what_is_unknown_remembered_and_calibrated(client: httpx.Client, capture: Path):
+    def value(name: str, **labels: str) -> float:
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(client.get("/metrics").text)
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+    before = value("errata_labelled_flows_total")
+    flows = value("errata_flows_total")
+    found = client.post("/v1/classify", content=capture.read_bytes()).json()["verdicts"]
+    unknown = sum(each["label"] == "unknown" for each in found)
+    assert value("errata_flows_total") == flows + len(found)
+    assert value("errata_flows_total", answer="unknown") >= unknown
+    verdict = next(each for each in found if each["label"] == "chat")
+    label = {"prediction_id": verdict["prediction_id"], "label": "lookup", "source": "metrics"}
+    assert client.post("/v1/labels", json=label).json()["learned"] == 1
+    assert value("errata_labelled_flows_total") == before + 1
+    eventually(lambda: value("errata_memory_entries", model="traffic") >= 1)
+    grown = value("errata_memory_last_entry_timestamp_seconds", model="traffic")
+    assert abs(time.time() - grown) < 30
+    assert value("errata_memory_frozen") == 0
+    client.post("/v1/memory/traffic/forget", json={"source_name": "metrics"})
