@@ -160,7 +160,7 @@ def open_subject(
     )
 
 
-def served_policy(model: Kind) -> Any:
+def served_policy(model: str) -> Any:
     """The policy that `errata serve` begins with."""
     from services.classify.memory import POLICY
     from services.recommend.memory_policy import DEFAULT_POLICY

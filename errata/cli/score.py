@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from feature_store.registry import Registry
     from pipelines.scoring.inputs import InputFile
     from pipelines.scoring.job import Engine, Job, Summary
+    from pipelines.scoring.memory import MemorySource
 
 MAX_K = 10_000
 
@@ -39,6 +40,13 @@ EngineName = Annotated[
 ]
 RayAddress = Annotated[
     str, typer.Option(help="With --engine ray: local, auto, or ray://HOST:PORT of a cluster.")
+]
+WithMemory = Annotated[
+    bool,
+    typer.Option(
+        "--with-memory",
+        help="Correct as the service does, by the version's error memory in Redis as it is now.",
+    ),
 ]
 
 
@@ -72,6 +80,7 @@ def register(app: typer.Typer) -> None:
         include_seen: Annotated[
             bool, typer.Option("--include-seen", help="Also items that the user knows.")
         ] = False,
+        with_memory: WithMemory = False,
         reference: Reference = "champion",
         tenant: Annotated[str, typer.Option(help="Prefix of the keys in Redis.")] = "default",
         block_rows: Annotated[int, typer.Option(help="Rows a part.", min=1)] = 1_024,
@@ -97,11 +106,11 @@ def register(app: typer.Typer) -> None:
             raise ValueError("name either --users or --pairs")
         settings = Settings()
         with ExitStack() as stack:
-            histories: OnlineSource | TableSource
-            if data is None:
-                histories = OnlineSource(stack.enter_context(redis_url(settings)), tenant)
-            else:
-                histories = TableSource(*_tables(data))
+            online = data is None or with_memory
+            url = stack.enter_context(redis_url(settings)) if online else ""
+            histories: OnlineSource | TableSource = (
+                OnlineSource(url, tenant) if data is None else TableSource(*_tables(data))
+            )
             job = RecommenderJob(
                 registry=settings.registry,
                 cache=_cache(settings),
@@ -115,6 +124,7 @@ def register(app: typer.Typer) -> None:
                 item_types=tuple(item_types) if item_types else None,
                 exclude_seen=not include_seen,
                 block_rows=block_rows,
+                memory=_memory(RECOMMENDER, url, tenant) if with_memory else None,
             )
             _run(job, out_url, _engine(engine, ray_address), overwrite=overwrite, json=json)
 
@@ -127,7 +137,9 @@ def register(app: typer.Typer) -> None:
             ),
         ],
         out_url: Out,
+        with_memory: WithMemory = False,
         reference: Reference = "champion",
+        tenant: Annotated[str, typer.Option(help="Prefix of the keys in Redis.")] = "default",
         block_rows: Annotated[int, typer.Option(help="Flows a part.", min=1)] = 4_096,
         engine: EngineName = "process",
         ray_address: RayAddress = "local",
@@ -147,16 +159,26 @@ def register(app: typer.Typer) -> None:
         from pipelines.scoring.traffic import CAPTURE_SUFFIXES, TrafficJob
 
         settings = Settings()
-        job = TrafficJob(
-            registry=settings.registry,
-            cache=_cache(settings),
-            reference=reference,
-            version=_registry(settings).resolve(TRAFFIC, reference),
-            captures=find_files(captures, suffixes=CAPTURE_SUFFIXES),
-            code_version=__version__,
-            block_rows=block_rows,
-        )
-        _run(job, out_url, _engine(engine, ray_address), overwrite=overwrite, json=json)
+        with ExitStack() as stack:
+            url = stack.enter_context(redis_url(settings)) if with_memory else ""
+            job = TrafficJob(
+                registry=settings.registry,
+                cache=_cache(settings),
+                reference=reference,
+                version=_registry(settings).resolve(TRAFFIC, reference),
+                captures=find_files(captures, suffixes=CAPTURE_SUFFIXES),
+                code_version=__version__,
+                block_rows=block_rows,
+                memory=_memory(TRAFFIC, url, tenant) if with_memory else None,
+            )
+            _run(job, out_url, _engine(engine, ray_address), overwrite=overwrite, json=json)
+
+
+def _memory(model: str, url: str, tenant: str) -> MemorySource:
+    from errata.cli.evaluate_memory import served_policy
+    from pipelines.scoring.memory import MemorySource
+
+    return MemorySource(url=url, policy=served_policy(model), tenant=tenant)
 
 
 def _engine(name: str, ray_address: str) -> Engine:

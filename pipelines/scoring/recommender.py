@@ -12,7 +12,10 @@ import polars as pl
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from feature_store.editions.corrections import CORRECTED, list_offsets
+from feature_store.editions.memory_keys import MemoryKeys
 from feature_store.editions.recommender import MODEL_NAME, RecommenderEdition
+from feature_store.error_memory.replica import MemoryReplica
 from feature_store.interactions.catalogue import Catalogue
 from feature_store.interactions.history import NEGATIVE_SIGNALS
 from feature_store.online import OnlineStore, connect
@@ -21,6 +24,7 @@ from feature_store.vectors.index import top
 from pipelines.progress import Bar, Reporter
 from pipelines.scoring.histories import Histories, Known, OnlineHistories, TableHistories
 from pipelines.scoring.inputs import InputFile, read_rows
+from pipelines.scoring.memory import MemorySource, corrected
 from pipelines.scoring.output import JobManifest, Output, UnitReport
 from pipelines.scoring.staging import BUFFER_BYTES, Staged, bucket_count, stage
 
@@ -67,6 +71,7 @@ class RecommenderJob:
         histories: where what the users did comes from.
         item_types: only items of these types; None takes all.
         exclude_seen: leave out what is in the history.
+        memory: corrects the lists of users; None leaves them the version's own.
         bucket_bytes: of input in a unit, which is held in memory.
         buffer_bytes: of rows that wait to be written while the input is sorted out.
     """
@@ -85,6 +90,11 @@ class RecommenderJob:
     block_rows: int = USERS_A_BLOCK
     bucket_bytes: int = BUCKET_BYTES
     buffer_bytes: int = BUFFER_BYTES
+    memory: MemorySource | None = None
+
+    def __post_init__(self) -> None:
+        if self.memory is not None and self.kind != "users":
+            raise ValueError("what is remembered corrects lists: it goes with users, not pairs")
 
     @property
     def manifest(self) -> JobManifest:
@@ -95,6 +105,7 @@ class RecommenderJob:
             "block_rows": self.block_rows,
             "bucket_bytes": self.bucket_bytes,
         }
+        settings |= corrected(self.memory)
         if self.kind == "users":
             settings |= {
                 "k": self.k,
@@ -114,6 +125,8 @@ class RecommenderJob:
 
     def prepare(self, version: str, output: Output, report: UnitReport, reporter: Reporter) -> None:
         """Sort the rows, and what the users did, out by user."""
+        if self.memory is not None:
+            reporter.say(self.memory.describe(MODEL_NAME, version))
         edition = self._edition(version)
         if self.item_types is not None:
             edition.catalogue.mask(self.item_types)  # a type that no item has is refused
@@ -144,6 +157,7 @@ class RecommenderJob:
             k=self.k,
             allowed=None if self.item_types is None else edition.catalogue.mask(self.item_types),
             exclude_seen=self.exclude_seen,
+            memory=None if self.memory is None else self.memory.of_lists(version),
         )
         return UserScorer(
             ranking if self.kind == "users" else PairScores(edition),
@@ -277,6 +291,7 @@ class Ranking:
     Args:
         allowed: (n_items,) rows that may be in a list; None allows all.
         exclude_seen: leave out what is in a user's history.
+        memory: corrects the lists; None leaves them the edition's own.
     """
 
     def __init__(
@@ -286,9 +301,15 @@ class Ranking:
         k: int,
         allowed: NDArray[np.bool_] | None = None,
         exclude_seen: bool = True,
+        memory: MemoryReplica | None = None,
     ) -> None:
         self._edition = edition
         self._k = min(k, len(edition.catalogue))
+        self._memory = memory
+        self._keys = None if memory is None else MemoryKeys(edition.item_vectors)
+        # A correction may lift an item from below the list.
+        deeper = self._k if memory is None else max(self._k, CORRECTED)
+        self._depth = min(deeper, len(edition.catalogue))
         self._allowed = allowed
         self._exclude_seen = exclude_seen
         self._item_ids = pl.Series(edition.catalogue.item_ids, dtype=pl.String)
@@ -297,6 +318,7 @@ class Ranking:
         """`user_id`, `item_ids` and `scores`, best first, and whether there was a history."""
         histories, features = _inputs(self._edition, known)
         scores, found = self._best(histories, features, self._hidden(known))
+        scores, found = self._corrected(histories, features, scores, found)
         return pl.DataFrame(
             {
                 "user_id": block.users,
@@ -321,6 +343,20 @@ class Ranking:
         scores, rows = zip(*parts, strict=True)
         return np.concatenate(scores), np.concatenate(rows)
 
+    def _corrected(
+        self, histories: sp.csr_matrix, features: FloatArray, scores: FloatArray, rows: IntArray
+    ) -> tuple[FloatArray, IntArray]:
+        """The first `k` once the memory has moved what it has an opinion on."""
+        if self._memory is not None and self._keys is not None:
+            users = self._edition.user_vectors(histories, features)
+            moved = list_offsets(self._memory, self._keys, users, rows, scores)
+            if moved is not None:
+                scores = scores + moved
+                order = np.argsort(-scores, axis=1, kind="stable")
+                scores = np.take_along_axis(scores, order, axis=1)
+                rows = np.take_along_axis(rows, order, axis=1)
+        return scores[:, : self._k], rows[:, : self._k]
+
     def _exactly(
         self, histories: sp.csr_matrix, features: FloatArray, hidden: tuple[IntArray, IntArray]
     ) -> tuple[FloatArray, IntArray]:
@@ -328,7 +364,7 @@ class Ranking:
         if self._allowed is not None:
             scores[:, ~self._allowed] = -np.inf
         scores[hidden] = -np.inf
-        best, rows = top(scores, self._k)
+        best, rows = top(scores, self._depth)
         return best, np.where(np.isneginf(best), -1, rows)
 
     def _search(
@@ -340,12 +376,12 @@ class Ranking:
         scores, rows = edition.retrieve(
             edition.user_vectors(histories, features),
             edition.popularity_share(histories, features),
-            n=edition.scoring.fetched(self._k),
-            k=self._k,
+            n=edition.scoring.fetched(self._depth),
+            k=self._depth,
             allowed=self._allowed,
             hidden=np.split(hidden[1][order], bounds),
         )
-        return scores[:, : self._k], rows[:, : self._k]
+        return scores[:, : self._depth], rows[:, : self._depth]
 
     def _hidden(self, known: Known) -> tuple[IntArray, IntArray]:
         """(user, item) pairs that must not be in a list."""

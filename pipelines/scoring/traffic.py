@@ -12,7 +12,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from feature_store.editions.corrections import class_names, corrected_classes, new_classes
 from feature_store.editions.traffic import MODEL_NAME, TrafficEdition
+from feature_store.error_memory.replica import MemoryReplica
 from feature_store.registry import Registry
 from feature_store.traffic import FlowMeter, read_flows
 from feature_store.traffic.capture import NotACaptureError, open_capture
@@ -21,6 +23,7 @@ from feature_store.traffic.packets.packet import address_text
 from feature_store.traffic.report import PROTOCOL_NAMES
 from pipelines.progress import Reporter
 from pipelines.scoring.inputs import InputFile
+from pipelines.scoring.memory import MemorySource, corrected
 from pipelines.scoring.output import JobManifest, Output, UnitReport
 
 CAPTURE_SUFFIXES = tuple(
@@ -48,6 +51,7 @@ class TrafficJob:
     Attributes:
         registry: root of the registry; `cache` holds copies of a remote one's versions.
         reference, version: what was asked for, and what it stands for.
+        memory: corrects the verdicts; None leaves them the version's own.
     """
 
     registry: str
@@ -57,6 +61,7 @@ class TrafficJob:
     captures: tuple[InputFile, ...]
     code_version: str
     block_rows: int = FLOWS_A_BLOCK
+    memory: MemorySource | None = None
 
     @property
     def manifest(self) -> JobManifest:
@@ -66,7 +71,7 @@ class TrafficJob:
             model=MODEL_NAME,
             reference=self.reference,
             version=self.version,
-            settings={"block_rows": self.block_rows},
+            settings={"block_rows": self.block_rows} | corrected(self.memory),
             inputs=self.captures,
             units=len(self.captures),
             code_version=self.code_version,
@@ -74,6 +79,9 @@ class TrafficJob:
 
     def prepare(self, version: str, output: Output, report: UnitReport, reporter: Reporter) -> None:
         """Captures are read as they are."""
+        del output, report
+        if self.memory is not None:
+            reporter.say(self.memory.describe(MODEL_NAME, version))
 
     def open(self, version: str, output: Output) -> FlowScorer:
         """See `Job`."""
@@ -81,8 +89,27 @@ class TrafficJob:
         directory, _ = Registry(self.registry, cache=self.cache).open(MODEL_NAME, version)
         edition = TrafficEdition.load(directory)
         return FlowScorer(
-            edition, version=version, captures=self.captures, block_rows=self.block_rows
+            edition,
+            version=version,
+            captures=self.captures,
+            block_rows=self.block_rows,
+            memory=None if self.memory is None else ClassMemory.of(self.memory, edition, version),
         )
+
+
+@dataclass(frozen=True)
+class ClassMemory:
+    """What corrects verdicts, and the names of its columns."""
+
+    replica: MemoryReplica
+    classes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, source: MemorySource, edition: TrafficEdition, version: str) -> ClassMemory:
+        """A version's, as it is now."""
+        own = edition.classes
+        replica = source.of_classes(version, d=edition.keys.centre.shape[0], classes=len(own))
+        return cls(replica, class_names(own, new_classes(source.log(MODEL_NAME, version))))
 
 
 class FlowScorer:
@@ -95,7 +122,9 @@ class FlowScorer:
         version: str,
         captures: tuple[InputFile, ...],
         block_rows: int = FLOWS_A_BLOCK,
+        memory: ClassMemory | None = None,
     ) -> None:
+        self._memory = memory
         self._edition = edition
         self._version = version
         self._captures = captures
@@ -125,9 +154,17 @@ class FlowScorer:
         report.count("packets", sum(meter.outcomes.values()))
 
     def score(self, block: FlowBlock) -> pl.DataFrame:
-        """One row per flow: 5-tuple, times, totals, and the verdict."""
+        """One row per flow: 5-tuple, times, totals, and the verdict.
+
+        A memory may name a class that the version never knew: `label` and `confidence` say so,
+        `probabilities` are of the version's own classes and sum to less then.
+        """
         verdicts = self._edition.classify(block.flows)
-        probability = verdicts.probability
+        probability, classes = verdicts.probability, self._edition.classes
+        if self._memory is not None:
+            classes = self._memory.classes
+            keys = self._edition.keys(verdicts.hidden)
+            probability, _ = corrected_classes(self._memory.replica, keys, probability)
         flow = block.flows.flow
         n = len(flow)
         return pl.DataFrame(
@@ -146,10 +183,10 @@ class FlowScorer:
                 "bytes_out": flow["bytes"][:, 0],
                 "bytes_in": flow["bytes"][:, 1],
                 "end_reason": _names(flow["end_reason"], END_REASONS),
-                "label": self._edition.names(probability),
+                "label": self._edition.names(probability, classes),
                 "confidence": probability.max(axis=1, initial=0),
                 "probabilities": pl.DataFrame(
-                    dict(zip(self._edition.classes, probability.T, strict=True)),
+                    dict(zip(self._edition.classes, probability.T, strict=False)),
                     schema=self._probabilities.to_schema(),
                 ).to_struct("probabilities"),
                 "tier": pl.repeat(str(self._edition.tier), n, dtype=pl.String, eager=True),

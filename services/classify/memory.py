@@ -20,6 +20,13 @@ import orjson
 import redis
 from numpy.typing import NDArray
 
+from feature_store.editions.corrections import (
+    NEW_CLASSES,
+    class_names,
+    corrected_classes,
+    new_classes,
+    new_classes_key,
+)
 from feature_store.editions.traffic import MODEL_NAME
 from feature_store.error_memory import ErrorBatch, Kernel, MemoryPolicy, Sketch
 from feature_store.error_memory.drift import alarm_with
@@ -44,7 +51,6 @@ from services.classify.verdict import Verdict
 log = logging.getLogger(__name__)
 FloatArray = NDArray[np.float32]
 
-NEW_CLASSES = 16
 FLOW = "flow"  # a prediction's only case
 WAIT_FOR_LABEL_S = 3 * 3600
 RETRY_S = 1.0
@@ -149,7 +155,7 @@ class TrafficMemory:
         self.log = MemoryLog(client, model=MODEL_NAME, version=served.version, tenant=tenant)
         self._events = EventLog(client, model=MODEL_NAME, tenant=tenant)
         self.rebased: Rebased | None = None
-        self._names = f"{self.log.key}:classes"
+        self._names = new_classes_key(self.log)
         self._column = client.register_script(_COLUMN)
         self._policy = policy
         self._shape: dict[str, Any] = {
@@ -184,8 +190,7 @@ class TrafficMemory:
     @property
     def classes(self) -> tuple[str, ...]:
         """See `Corrector`."""
-        spare = (f"new class {k + 1}" for k in range(len(self._new), NEW_CLASSES))
-        return (*self._own, *self._new, *spare)
+        return class_names(self._own, self._new)
 
     def correct(self, probability: FloatArray, hidden: FloatArray) -> FloatArray:
         """See `Corrector`."""
@@ -284,13 +289,10 @@ class TrafficMemory:
 
     def _read(self, own: FloatArray, hidden: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Corrected probabilities, and the experts' estimates (n, E + 1, columns)."""
-        predicted = np.zeros((len(own), self._width), np.float32)
-        predicted[:, : own.shape[1]] = own
-        reading = self.replica.read(self._served.edition.keys(hidden), predicted)
-        corrected = np.maximum(reading.corrected, 0)
-        corrected = corrected / np.maximum(corrected.sum(axis=1, keepdims=True), 1e-9)
+        keys = self._served.edition.keys(hidden)
+        corrected, reading = corrected_classes(self.replica, keys, own)
         estimates = np.concatenate([reading.estimates, reading.mixed[:, None]], axis=1)
-        return corrected.astype(np.float32), estimates
+        return corrected, estimates
 
     def _losses(self, own: FloatArray, hidden: FloatArray) -> FloatArray:
         """(n, columns, E + 1) each expert's log loss if that column were the label."""
@@ -350,9 +352,7 @@ class TrafficMemory:
         return rows if self._policy.contexts else np.zeros_like(rows)
 
     def _read_names(self) -> None:
-        found: Any = self._redis.hgetall(self._names)
-        by_column = sorted((int(column), name.decode()) for name, column in found.items())
-        self._new = tuple(name for _, name in by_column)
+        self._new = new_classes(self.log)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ import numpy as np
 import redis
 from numpy.typing import NDArray
 
-from feature_store.editions.memory_keys import D_PART, MemoryKeys, offsets, probabilities
+from feature_store.editions.corrections import list_offsets
+from feature_store.editions.memory_keys import D_PART, MemoryKeys, probabilities
 from feature_store.editions.recommender import RecommenderEdition
 from feature_store.editions.replaying import RecommenderReplay, pack_case
 from feature_store.error_memory import MemoryPolicy
@@ -39,8 +40,6 @@ from services.recommend.ranking import Candidates
 log = logging.getLogger(__name__)
 FloatArray = NDArray[np.float32]
 
-# The correction reaches this far down the list; below, an item would need more than it can gain.
-CORRECTED = 256
 # Positions whose outcome can still be learned from.
 REMEMBERED = 20
 
@@ -83,21 +82,9 @@ class MemoryStage:
 
     def offsets(self, candidates: Candidates) -> FloatArray | None:
         """See `Stage`."""
-        if not self._replica.memory.speaks:
-            return None
-        rows, scores = candidates.rows[:, :CORRECTED], candidates.scores[:, :CORRECTED]
-        requests, places = np.nonzero(rows >= 0)
-        if len(requests) == 0:
-            return None
-        found = rows[requests, places]
-        predicted = probabilities(scores[requests, places], scores.max(1)[requests])
-        keys = self._keys(candidates.users[requests], found)
-        reading = self._replica.read(keys, predicted)
-        if not reading.gate_open:
-            return None
-        moved = np.zeros_like(candidates.scores)
-        moved[requests, places] = offsets(reading.corrected, predicted)
-        return moved
+        return list_offsets(
+            self._replica, self._keys, candidates.users, candidates.rows, candidates.scores
+        )
 
     def heard(self, user: FloatArray, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """(n,) how many remembered errors are near one user's items `rows`."""

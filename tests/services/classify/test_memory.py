@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import redis
 
+from feature_store.editions.corrections import NEW_CLASSES
 from feature_store.editions.traffic import TrafficEdition
-from services.classify.memory import NEW_CLASSES, Label, Learned, TrafficMemory
+from services.classify.memory import Label, Learned, TrafficMemory
 from services.classify.stream import ServedEdition
 from services.classify.verdict import FlowName, Reason, Verdict
 
