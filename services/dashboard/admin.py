@@ -139,8 +139,12 @@ def _problem(error: RegistryError | OSError) -> Exception:
         return HTTPException(404, str(error))
     if isinstance(error, CorruptVersionError):
         return ProblemError(status=409, title="The version is not whole", detail=str(error))
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return ProblemError(
-        status=503, title="The registry cannot be changed", detail=f"nothing was moved: {error}"
+        status=503,
+        title="The registry cannot be changed",
+        detail=f"nothing was moved: {reason}. Where this service may only read the registry, use "
+        "`errata registry promote` or `rollback` from where it may be written.",
     )
 
 

@@ -60,6 +60,8 @@ export function flowLife(verdicts, fill, limit) {
     s("text", { x: left, y: height - 5 }, "packet 1"), s("text", { x: W - 8, y: height - 5, "text-anchor": "end" }, `packet ${last}`));
 }
 
+const many = (n, what) => `${n} ${what}${n === 1 ? "" : "s"}`;
+
 // Two errors over time, and when a version was published or a detector rang.
 // points: [{time_ms, before, after, version}]
 export function beforeAndAfter(points, { retrained, alarms }) {
@@ -77,7 +79,7 @@ export function beforeAndAfter(points, { retrained, alarms }) {
   const mean = (name) => points.reduce((sum, p) => sum + p[name] * p.outcomes, 0) / points.reduce((sum, p) => sum + p.outcomes, 0);
   const within = (ms) => ms >= begin && ms <= end;
   const upright = (ms, name) => s("line", { class: name, x1: at(ms), x2: at(ms), y1: top, y2: height - bottom });
-  return s("svg", { class: "chart", viewBox: `0 0 ${W} ${height}`, role: "img", "aria-label": `Log loss of the model's own predictions ${mean("before").toFixed(3)}, corrected ${mean("after").toFixed(3)}; retrained ${retrained.length} times, ${alarms.length} drift alarms` },
+  return s("svg", { class: "chart", viewBox: `0 0 ${W} ${height}`, role: "img", "aria-label": `Log loss of the model's own predictions ${mean("before").toFixed(3)}, corrected ${mean("after").toFixed(3)}; retrained ${many(retrained.length, "time")}, ${many(alarms.length, "drift alarm")}` },
     [0, 0.5, 1].map((share) => [
       s("line", { class: "grid", x1: left, x2: W - 6, y1: y(share * high / 1.08), y2: y(share * high / 1.08) }),
       s("text", { x: left - 6, y: y(share * high / 1.08) + 4, "text-anchor": "end" }, (share * high / 1.08).toFixed(2))]),

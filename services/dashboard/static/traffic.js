@@ -148,7 +148,7 @@ export function view(panel) {
       if (!near.some(moved)) continue;
       const others = near.slice(1);
       const changed = others.filter((each) => each.label !== each.verdict.label).length;
-      told = `Learned as ${name}. Of the ${others.length} flows most like it, ${changed} are now read differently, and ${others.filter(moved).length} with another confidence than before; so are flows to come.`;
+      told = `Learned as ${name}. Of the ${others.length} flows most like it, ${changed} ${changed === 1 ? "is" : "are"} now read differently, and ${others.filter(moved).length} with another confidence than before; so are flows to come.`;
       return;
     }
   }

@@ -109,11 +109,14 @@ def picture(tmp_path: Path):
 
 
 @pytest.fixture(scope="session")
-def url(
-    tmp_path_factory: pytest.TempPathFactory, redis_server, trained: TrafficEdition
-) -> Iterator[str]:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the service at `url` has its registry, and what was published there."""
+    return tmp_path_factory.mktemp("dashboard")
+
+
+@pytest.fixture(scope="session")
+def url(home: Path, redis_server, trained: TrafficEdition) -> Iterator[str]:
     """The service's address, for the whole session."""
-    home = tmp_path_factory.mktemp("dashboard")
     registry = Registry(home / "registry")
     edition, histories = films(home / "cache") if PICTURES else invented()
     edition = edition.with_map()

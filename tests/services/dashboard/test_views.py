@@ -1,11 +1,14 @@
 """Stories of the other views."""
 
 import re
+import shutil
 import time
 from pathlib import Path
 
 import httpx
 from playwright.sync_api import Page, expect
+
+from feature_store.registry import Registry
 
 
 def show(page: Page, name: str) -> None:
@@ -94,20 +97,53 @@ def taught(url: str) -> None:
             assert time.monotonic() < deadline, "the memory did not come to speak"
             for _ in range(60):
                 number += 1
-                known = client.get(f"/v1/users/{users[number % len(users)]}/history").json()
-                history = [each["item_id"] for each in known["events"]][-8:]
-                asked = {"history": history, "k": 8}
-                answer = client.post("/v1/recommendations", json=asked).json()
-                for place, kind in ((0, "dismiss"), (2, "click")):
-                    client.post(
-                        "/v1/feedback",
-                        json={
-                            "user_id": f"visitor-{number}",
-                            "item_id": answer["items"][place]["item_id"],
-                            "type": kind,
-                            "prediction_id": answer["prediction_id"],
-                        },
-                    )
+                visited(client, f"visitor-{number}", like=users[number % len(users)])
+
+
+def visited(client: httpx.Client, visitor: str, *, like: str) -> None:
+    """Somebody with the history of another user takes the third of a list and leaves the first."""
+    known = client.get(f"/v1/users/{like}/history").json()
+    history = [each["item_id"] for each in known["events"]][-8:]
+    answer = client.post("/v1/recommendations", json={"history": history, "k": 8}).json()
+    for place, kind in ((0, "dismiss"), (2, "click")):
+        client.post(
+            "/v1/feedback",
+            json={
+                "user_id": visitor,
+                "item_id": answer["items"][place]["item_id"],
+                "type": kind,
+                "prediction_id": answer["prediction_id"],
+            },
+        )
+
+
+def test_a_version_that_was_published_meanwhile_is_marked(page: Page, url: str, home: Path):
+    taught(url)
+    version = (
+        Registry(home / "registry")
+        .publish(
+            "recommender",
+            home / "staging-1",
+            data_fingerprint="test",
+            code_version="test",
+            config={},
+            metrics={},
+        )
+        .version
+    )
+    try:
+        with httpx.Client(base_url=url, timeout=30) as client:
+            like = client.get("/v1/users").json()["users"][0]
+            for number in range(40):
+                visited(client, f"later-{number}", like=like)
+        show(page, "Memory")
+        panel = page.get_by_role("tabpanel", name="Memory")
+        chart = panel.get_by_role("img", name=re.compile("retrained 1 time,"))
+        expect(chart).to_be_visible()
+        expect(chart.locator("line.mark")).to_have_count(1)
+        expect(panel.get_by_text("retrained (1)")).to_be_visible()
+    finally:  # others count the versions
+        shutil.rmtree(home / "registry" / "recommender" / "versions" / version)
 
 
 def test_before_anything_passes_the_view_says_what_to_do(page: Page):
@@ -142,7 +178,8 @@ def test_a_label_takes_two_clicks_and_changes_how_neighbours_are_read(
     expect(near.get_by_role("row")).to_have_count(7)
     page.locator(".labelling").get_by_role("button", name="lookup").click()
     learned = page.locator(".learned")
-    expect(learned).to_contain_text(re.compile(r"Of the 12 flows most like it, \d+ are now read"))
+    told = re.compile(r"Of the 12 flows most like it, (1 is|(?!1 )\d+ are) now read differently")
+    expect(learned).to_contain_text(told)
     # The flow itself is read anew, and what is like it at least less surely.
     chosen = page.locator("tr[aria-current=true]")
     expect(chosen.locator("s")).to_have_text("chat")
