@@ -23,7 +23,7 @@ from tests.services.classify.conftest import publish, served, write_mixed
 from tests.services.conftest import traffic, trained
 
 PATIENCE_S = 240.0
-FLOWS = 450
+FLOWS = 600
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_a_worker_that_is_killed_loses_no_flow_and_doubles_none(
     common = ("classify", "--from-stream", "flows", "--claim-after", "1")
     workers = [start(*common), start(*common)]
     until(lambda: len(taken(redis_client)) == 2, "both workers read")
-    sensor = start("flows", str(capture), "--publish", "flows", "--batch", "2")
+    sensor = start("flows", str(capture), "--publish", "flows", "--batch", "1")
     until(lambda: redis_client.xlen("verdicts") > 20, "verdicts come")
     victim, heir = workers
 
