@@ -1,6 +1,10 @@
-"""The error memory on a drifting stream of network flows, with labels that come late.
+"""The error memory on streams of network flows, with labels that come late.
 
-    python -m benchmarks.memory_traffic [--quick] [--data DIR]
+    python -m benchmarks.memory_traffic [--quick] [--data DIR] [--captures DIR] [--parts PART …]
+
+Two parts: `luflow`, a long drifting stream, told here; and `captures` (default:
+ERRATA_DATA/traffic/iscx_vpn2016), the traffic model on later recordings, told in
+`memory_captures`. Figures of a part that is not run are null.
 
 DIR (default: ERRATA_DATA/streams/luflow) holds a zipped CSV per day in LUFlow's format. A small
 network is trained on the first day and frozen, the second day chooses every parameter, ours and the
@@ -16,8 +20,10 @@ stream, and `ours_on_arf_slice` are our figures there.
 from __future__ import annotations
 
 import copy
+import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +31,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from benchmarks import memory_captures
 from benchmarks.harness import Arguments, Result, parse
 from feature_store.error_memory import named_policy
 from pipelines.memory.baselines import adaptive_random_forest, exact_knn, incremental
@@ -44,6 +51,11 @@ from pipelines.memory.tuning import tune
 FloatArray = NDArray[np.float32]
 DELAYS = {"256": 256, "10240": 10_240, "50k": 51_200}
 Arm = Callable[[Stream, int], FloatArray]
+PARTS = ("luflow", "captures")
+CAPTURES = "traffic/iscx_vpn2016"
+FIXED = (
+    *(f"luflow_f1_{delay}" for delay in DELAYS), "iscx_f1_gain", "new_class_f1", "others_cost",
+)  # fmt: skip
 
 
 def main() -> None:
@@ -51,9 +63,60 @@ def main() -> None:
     options: dict[str, dict[str, Any]] = {
         "--arf-flows": {"type": int, "default": None, "help": "length of the slice that ARF sees"},
         "--no-baselines": {"action": "store_true", "help": "ours and the frozen network alone"},
+        "--captures": {
+            "type": Path,
+            "default": None,
+            "metavar": "DIR",
+            "help": f"labelled captures; default: ERRATA_DATA/{CAPTURES}",
+        },
+        "--left-out": {
+            "type": int,
+            "default": None,
+            "metavar": "N",
+            "help": "classes of the captures left out, one after the other; default: 4, 1 if quick",
+        },
+        "--parts": {"nargs": "+", "default": PARTS, "choices": PARTS, "help": "what is run"},
     }
     arguments = parse(__doc__, data="streams/luflow", seeds=5, options=options)
     result = Result("memory_traffic", seeds=arguments.seeds)
+    result.ours = dict.fromkeys(FIXED)
+    if "captures" in arguments.extra.parts:
+        on_captures(arguments, result)
+    if "luflow" in arguments.extra.parts:
+        on_luflow(arguments, result)
+    result.print()
+
+
+def on_captures(arguments: Arguments, result: Result) -> None:
+    """The second part; without captures it is left out and said so."""
+    folder: Path | None = arguments.extra.captures
+    if folder is None and "ERRATA_DATA" in os.environ:
+        folder = Path(os.environ["ERRATA_DATA"]) / CAPTURES
+    try:
+        if folder is None:
+            raise FileNotFoundError(
+                f"name a folder with --captures, or set ERRATA_DATA to one that has {CAPTURES}"
+            )
+        found = memory_captures.measure(
+            folder,
+            seeds=arguments.seeds,
+            quick=arguments.quick,
+            threads=arguments.threads,
+            left_out=arguments.extra.left_out or (1 if arguments.quick else 4),
+            baselines=not arguments.extra.no_baselines,
+        )
+    except (FileNotFoundError, ValueError) as error:
+        print(f"the part on captures is left out: {error}", file=sys.stderr)
+        result.details["captures"] = {"left_out": str(error)}
+        return
+    result.ours |= found.ours
+    for name, figures in found.baselines.items():
+        result.baselines[name] = result.baselines.get(name, {}) | figures
+    result.details["captures"] = found.details
+
+
+def on_luflow(arguments: Arguments, result: Result) -> None:
+    """The first part."""
     days = load_days(arguments.data, most=4 if arguments.quick else None)
     if arguments.quick:
         days = thinned(days, 30_000)
@@ -62,16 +125,16 @@ def main() -> None:
         for name, figures in one_seed(days, arguments, seed, result.details).items():
             arms.setdefault(name, []).append(figures)
     summaries = {name: summary(runs) for name, runs in arms.items()}
-    result.ours = summaries.pop("ours")
+    result.ours |= summaries.pop("ours")
     if "knn" in arms:
         result.ours.update(gains(arms["ours"], arms["knn"]))
-    result.baselines = dict(summaries)
+    for name, figures in summaries.items():
+        result.baselines[name] = result.baselines.get(name, {}) | figures
     slice_length = arguments.extra.arf_flows or (3_000 if arguments.quick else 20_000)
     if not arguments.extra.no_baselines:
         result.details["arf_slice"] = slice_length
         result.baselines |= arf_slice(days, slice_length, result.details["policy_object"])
     result.details.pop("policy_object")
-    result.print()
 
 
 def one_seed(

@@ -31,6 +31,7 @@ FloatArray = NDArray[np.float32]
 _CARD, _NETWORK, _TREE = "edition.json", "network.safetensors", "tree.txt"
 _KEYS = "keys.safetensors"
 _LEAST_PROBABILITY = 1e-6
+_LEAST_REMEMBERED = 1e-4  # below it, how unlikely a class is says nothing of a flow
 
 
 class Decision(BaseModel):
@@ -87,7 +88,7 @@ class TrafficEdition:
         network: the sequence model, in evaluation mode.
         tree: a gradient-boosted tree on `feature_table`, or None.
         decision: how the two are joined.
-        keys: makes of a hidden vector the key under which an error is remembered.
+        keys: scales what an error is remembered under; see `memory_keys`.
     """
 
     classes: tuple[str, ...]
@@ -115,6 +116,23 @@ class TrafficEdition:
         """Verdicts on flows, ended or not, from what is there of them."""
         logits, hidden = self.read_network(flows)
         return Verdicts(self.decide(logits, flows), hidden)
+
+    def memory_keys(self, probability: FloatArray, hidden: FloatArray) -> FloatArray:
+        """(n, k) float32, the keys under which errors of these verdicts are remembered.
+
+        Hidden vector and log probabilities, side by side: the hidden vector alone knows nothing of
+        the tree, and so nothing of which verdicts are alike. An edition whose `keys` are as wide as
+        its hidden vectors has those alone.
+        """
+        if self.keys.centre.shape[0] == hidden.shape[1]:
+            return self.keys(hidden)
+        return self.keys(np.hstack([hidden, _log(probability)]))
+
+    def with_keys(self, flows: FlowBatch) -> TrafficEdition:
+        """The same edition with keys that are scaled by what it says of `flows`."""
+        found = self.classify(flows)
+        spaces = KeySpace.fit(found.hidden), KeySpace.fit(_log(found.probability))
+        return replace(self, keys=KeySpace.joined(*spaces))
 
     def probability(self, flows: FlowBatch) -> FloatArray:
         """(n, classes) float32: the calibrated probabilities of `classify` alone."""
@@ -188,6 +206,11 @@ class TrafficEdition:
             decision=card.decision,
             keys=KeySpace(keys["centre"], keys["scale"]),
         )
+
+
+def _log(probability: FloatArray) -> FloatArray:
+    found: FloatArray = np.log(np.maximum(probability, _LEAST_REMEMBERED)).astype(np.float32)
+    return found
 
 
 def build_network(

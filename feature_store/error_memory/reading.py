@@ -32,6 +32,15 @@ class KeySpace:
         scale = np.where(alive, 1.0 / np.maximum(spread, 1e-6), 0.0) / np.sqrt(max(alive.sum(), 1))
         return cls(centre.astype(np.float32), scale.astype(np.float32))
 
+    @classmethod
+    def joined(cls, *spaces: KeySpace) -> KeySpace:
+        """Of keys side by side: each part has an equal say in what is near."""
+        share = np.float32(len(spaces) ** -0.5)
+        return cls(
+            np.concatenate([each.centre for each in spaces]),
+            np.concatenate([each.scale * share for each in spaces]),
+        )
+
     def __call__(self, keys: FloatArray) -> FloatArray:
         """(n, d) float32."""
         scaled: FloatArray = (keys - self.centre) * self.scale

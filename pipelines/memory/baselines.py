@@ -9,24 +9,31 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pipelines.memory.prequential import BATCH, batches
+from pipelines.memory.prequential import BATCH, Schedule, batches
 from pipelines.memory.stream import Stream
 
 FloatArray = NDArray[np.float32]
 
 
 def exact_knn(
-    stream: Stream, *, delay: int, window: int = 4096, beta: float = 1000.0, prior: float = 0.05
+    stream: Stream,
+    *,
+    delay: int = BATCH,
+    window: int = 4096,
+    beta: float = 1000.0,
+    prior: float = 0.05,
+    schedule: Schedule | None = None,
 ) -> FloatArray:
     """Kernel-weighted mean label of the newest `window` labels, all of them looked at; `prior` is
-    the kernel weight of the base's own prediction."""
+    the kernel weight of the base's own prediction. For `schedule` see `replay`."""
     out = stream.predictions.copy()
     squares = (stream.keys**2).sum(1)
-    for arrived, now in batches(len(stream), delay=delay):
-        last = arrived.stop
-        if last == 0:
+    rows = np.arange(len(stream))
+    old = rows[:0]
+    for arrived, now in schedule or batches(len(stream), delay=delay):
+        old = np.concatenate([old, rows[arrived]])[-window:]
+        if not len(old):
             continue
-        old = slice(max(0, last - window), last)
         query = stream.keys[now]
         distance = squares[now, None] + squares[None, old] - 2 * query @ stream.keys[old].T
         weight = np.exp(-beta * np.maximum(distance, 0))
@@ -39,10 +46,11 @@ def incremental(
     stream: Stream,
     network: nn.Module,
     *,
-    delay: int,
+    delay: int = BATCH,
     learning_rate: float,
     batch: int = BATCH,
-    remember: Callable[[slice], torch.Tensor] | None = None,
+    remember: Callable[[slice | NDArray[np.int64]], torch.Tensor] | None = None,
+    schedule: Schedule | None = None,
 ) -> FloatArray:
     """Adam, one step per arrived batch, predict before learning.
 
@@ -53,15 +61,17 @@ def incremental(
         learning_rate: of Adam.
         batch: events per step.
         remember: inputs of some events, where the network does not take `stream.inputs`.
+        schedule: in place of what `delay` and `batch` say; see `replay`.
     """
     optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
     inputs = torch.from_numpy(stream.inputs)
     labels = torch.from_numpy(stream.labels)
     give = remember or (lambda rows: inputs[rows])
     out = np.empty_like(stream.predictions)
-    for arrived, now in batches(len(stream), delay=delay, batch=batch):
-        if arrived.stop > arrived.start:
-            loss = _loss(network(give(arrived)), labels[arrived])
+    for arrived, now in schedule or batches(len(stream), delay=delay, batch=batch):
+        known = labels[arrived]
+        if len(known):
+            loss = _loss(network(give(arrived)), known)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

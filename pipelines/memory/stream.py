@@ -38,7 +38,7 @@ class Stream:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def __getitem__(self, rows: slice | NDArray[np.bool_]) -> Stream:
+    def __getitem__(self, rows: slice | NDArray[np.bool_ | np.int64]) -> Stream:
         """Some of the events."""
         return Stream(
             **{

@@ -56,7 +56,7 @@ def subject(
     flows = data[order]
     truth = np.array([classes.index(data.classes[row]) for row in flows.label], np.int64)
     labels = np.eye(len(classes), dtype=np.float32)[truth]
-    stream = _seen(flows, labels, edition, classes)
+    stream = as_stream(flows, labels, edition, classes)
 
     def retrained(known: int) -> Stream | None:
         until = ended[order[min(known, len(order) - 1)]]
@@ -68,7 +68,7 @@ def subject(
         except ValueError as error:
             (reporter or Silent()).say(f"not retrained on {len(before):,} flows: {error}")
             return None
-        return _seen(flows, labels, newer, classes)
+        return as_stream(flows, labels, newer, classes)
 
     new = sorted(set(classes) - set(edition.classes))
     return Subject(
@@ -76,7 +76,7 @@ def subject(
         stream=stream,
         classes=classes,
         validation=int(len(order) * VALIDATION_SHARE),
-        network=lambda: HeadNetwork(len(classes), edition.keys.centre.shape[0]),
+        network=lambda: HeadNetwork(len(classes), edition.network.head.in_features),
         retrained=retrained,
         notes={
             "version": manifest.version,
@@ -111,9 +111,17 @@ class HeadNetwork(nn.Module):
         return logits
 
 
-def _seen(
+def as_stream(
     data: LabelledFlows, labels: FloatArray, edition: TrafficEdition, classes: Sequence[str]
 ) -> Stream:
+    """Flows as an edition sees them, in their order.
+
+    Args:
+        data: the flows.
+        labels: (n, C) one-hot over `classes`.
+        edition: whose predictions and keys they are.
+        classes: the edition's own and others, of which it says 0.
+    """
     threads = torch.get_num_threads()
     verdicts = edition.classify(data.flows.cut(edition.packets))
     torch.set_num_threads(threads)
@@ -126,7 +134,7 @@ def _seen(
     none = np.zeros(n, np.int64)
     return Stream(
         inputs=np.hstack([logs, verdicts.hidden]).astype(np.float32),
-        keys=edition.keys(verdicts.hidden),
+        keys=edition.memory_keys(verdicts.probability, verdicts.hidden),
         predictions=predictions,
         labels=labels,
         groups=none,

@@ -163,7 +163,7 @@ class FlowScorer:
         probability, classes = verdicts.probability, self._edition.classes
         if self._memory is not None:
             classes = self._memory.classes
-            keys = self._edition.keys(verdicts.hidden)
+            keys = self._edition.memory_keys(probability, verdicts.hidden)
             probability, _ = corrected_classes(self._memory.replica, keys, probability)
         flow = block.flows.flow
         n = len(flow)

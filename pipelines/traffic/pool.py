@@ -111,7 +111,7 @@ def choose_pool(
     for block in held_out:
         network = _blind_network(block, len(classes), config, seed, device, reporter)
         networks.append(network)
-        edition = TrafficEdition(classes, config.tier, network, None, Decision(), _NO_KEYS)
+        edition = TrafficEdition(classes, config.tier, network, None, Decision(), NO_KEYS)
         logits, _ = edition.read_network(block.held.flows)
         opinions.append(
             Opinions(log_softmax(logits), block.log_tree, block.held.label, block.recording)
@@ -124,7 +124,7 @@ def choose_pool(
     networks += [networks[0]] * (len(held_out) - len(networks))  # without a say
     early = [
         (
-            TrafficEdition(classes, config.tier, network, block.tree, decision, _NO_KEYS),
+            TrafficEdition(classes, config.tier, network, block.tree, decision, NO_KEYS),
             _some(block.held.flows, seed),
         )
         for block, network in zip(held_out, networks, strict=True)
@@ -335,4 +335,4 @@ def _some(flows: FlowBatch, seed: int) -> FlowBatch:
     return flows[np.sort(np.random.default_rng(seed).permutation(len(flows))[:EARLY_FLOWS])]
 
 
-_NO_KEYS = KeySpace(np.zeros(0, np.float32), np.zeros(0, np.float32))  # nothing is remembered here
+NO_KEYS = KeySpace(np.zeros(0, np.float32), np.zeros(0, np.float32))  # nothing is remembered here

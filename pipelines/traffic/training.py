@@ -13,16 +13,14 @@ from feature_store.editions.traffic import (
     Decision,
     TrafficEdition,
     log_softmax,
-    read_network,
 )
-from feature_store.error_memory import KeySpace
 from feature_store.traffic.flows import FlowBatch
 from pipelines.checkpoint import Checkpoint
 from pipelines.distributed import ALONE, Group
 from pipelines.progress import Reporter, Silent
 from pipelines.traffic.config import DecisionConfig, TrafficConfig
 from pipelines.traffic.dataset import LabelledFlows, LabelledPart
-from pipelines.traffic.pool import Opinions, Pool, choose_pool, early_exit, settle
+from pipelines.traffic.pool import NO_KEYS, Opinions, Pool, choose_pool, early_exit, settle
 from pipelines.traffic.split import Split
 from pipelines.traffic.train_network import fine_tune, new_network, pretrain
 from pipelines.traffic.train_tree import train_tree
@@ -125,13 +123,13 @@ def train(
         reporter=reporter,
         group=group,
     )
-    keys = KeySpace.fit(read_network(network, parts.training.flows, config.tier)[1])
-    undecided = TrafficEdition(classes, config.tier, network, None, Decision(), keys)
+    undecided = TrafficEdition(classes, config.tier, network, None, Decision(), NO_KEYS)
     if not group.leads:
         return undecided
     torch.set_num_threads(config.threads)
     if not config.tree.enabled:
-        return decide(undecided, parts.validation, config.decision)
+        decided = decide(undecided, parts.validation, config.decision)
+        return decided.with_keys(parts.training.flows)
     if pool is None:
         pool = choose_pool(
             parts.known, classes, config, seed=seed, device=device, reporter=reporter
@@ -146,7 +144,8 @@ def train(
         threads=config.threads,
         reporter=reporter,
     )
-    return replace(undecided, tree=tree.booster, decision=pool.decision)
+    decided = replace(undecided, tree=tree.booster, decision=pool.decision)
+    return decided.with_keys(parts.training.flows)
 
 
 def decide(

@@ -289,7 +289,7 @@ class TrafficMemory:
 
     def _read(self, own: FloatArray, hidden: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Corrected probabilities, and the experts' estimates (n, E + 1, columns)."""
-        keys = self._served.edition.keys(hidden)
+        keys = self._served.edition.memory_keys(own, hidden)
         corrected, reading = corrected_classes(self.replica, keys, own)
         estimates = np.concatenate([reading.estimates, reading.mixed[:, None]], axis=1)
         return corrected, estimates
@@ -321,7 +321,7 @@ class TrafficMemory:
         predicted = np.zeros((len(known), self._width), np.float32)
         predicted[:, : len(self._own)] = found.probability
         return ErrorBatch.of(
-            edition.keys(found.hidden),
+            edition.memory_keys(found.probability, found.hidden),
             np.eye(self._width, dtype=np.float32)[[column for _, column in known]],
             predicted,
             contexts=self._contexts(found.probability),
@@ -336,7 +336,7 @@ class TrafficMemory:
         predicted = np.zeros((1, self._width), np.float32)
         predicted[0, : len(waiting.own)] = waiting.own
         return ErrorBatch.of(
-            self._served.edition.keys(waiting.hidden[None]),
+            self._served.edition.memory_keys(waiting.own[None], waiting.hidden[None]),
             one_hot,
             predicted,
             losses=waiting.losses[column][None],

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from feature_store.error_memory import named_policy
 from pipelines.memory.metrics import auc, expected_calibration_error, grouped_auc, macro_f1
-from pipelines.memory.prequential import batches, replay
+from pipelines.memory.prequential import batches, by_the_clock, replay
 from pipelines.memory.ratings import Events, histories, load_events
 from pipelines.memory.stream import Stream
 from pipelines.memory.tuning import tune
@@ -36,6 +36,23 @@ def test_no_label_arrives_before_its_delay(n, delay):
         assert arrived.start == known
         known = arrived.stop
         assert known == 0 or now.start - known >= delay - 256
+
+
+@given(
+    gaps=st.lists(st.sampled_from([0.0, 1.0, 30.0, 100.0]), min_size=1, max_size=60),
+    share=st.floats(0, 1),
+    seed=st.integers(0, 99),
+)
+def test_by_the_clock_a_label_arrives_once_when_it_is_due_or_never(gaps, share, seed):
+    time_s = np.cumsum(gaps)
+    labelled = np.random.default_rng(seed).random(len(gaps)) < share
+    known, predicted = [], []
+    for arrived, now in by_the_clock(time_s, labelled, delay_s=60.0):
+        known += arrived.tolist()
+        for moment in (time_s[now.start], time_s[now.stop - 1]):
+            assert known == np.flatnonzero(labelled & (time_s + 60.0 <= moment)).tolist()
+        predicted += range(now.start, now.stop)
+    assert predicted == list(range(len(gaps)))
 
 
 def test_a_memory_follows_a_drift_and_late_labels_help_less():

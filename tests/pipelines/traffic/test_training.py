@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from feature_store.editions.traffic import UNKNOWN, TrafficEdition
+from feature_store.error_memory import KeySpace
 from feature_store.registry import Registry
 from feature_store.traffic.features import Tier
 from pipelines.traffic.config import TrafficConfig
@@ -70,6 +71,31 @@ def test_an_edition_that_was_saved_answers_as_before(
         loaded.classify(parts.test.flows).probability,
         edition.classify(parts.test.flows).probability,
         atol=1e-6,
+    )
+
+
+def test_an_error_is_remembered_under_verdict_and_hidden_vector(
+    edition: TrafficEdition, parts: Parts, tmp_path: Path
+) -> None:
+    found = edition.classify(parts.training.flows)
+    keys = edition.memory_keys(found.probability, found.hidden)
+    assert (keys**2).sum(axis=1).mean() == pytest.approx(1, rel=1e-3)
+    other = np.roll(found.probability, 1, axis=1)
+    assert not np.allclose(edition.memory_keys(other, found.hidden), keys)
+    edition.save(tmp_path)
+    loaded = TrafficEdition.load(tmp_path)
+    np.testing.assert_array_equal(loaded.memory_keys(found.probability, found.hidden), keys)
+
+
+def test_an_edition_of_an_earlier_release_remembers_under_its_hidden_vector(
+    edition: TrafficEdition, parts: Parts
+) -> None:
+    found = edition.classify(parts.test.flows)
+    width = found.hidden.shape[1]
+    earlier = replace(edition, keys=KeySpace.fit(found.hidden))
+    assert earlier.memory_keys(found.probability, found.hidden).shape == (
+        len(parts.test.label),
+        width,
     )
 
 

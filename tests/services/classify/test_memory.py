@@ -40,7 +40,7 @@ class Flows:
     def __init__(self, edition: TrafficEdition, version: str, *, seed: int) -> None:
         rng = np.random.default_rng(seed)
         self._rng, self._edition, self._version = rng, edition, version
-        self._place = rng.standard_normal(edition.keys.centre.shape[0])
+        self._place = rng.standard_normal(edition.network.head.in_features)
 
     def hidden(self, count: int) -> np.ndarray:
         near = self._place + 0.02 * self._rng.standard_normal((count, len(self._place)))
