@@ -63,10 +63,8 @@ class SmallBatchTower:
         user = np.empty((n_users, d), np.float32)
         known = np.empty((n_users, self.n_types * (d + 1) + features.shape[1]), np.float32)
         known[:, self.n_types * (d + 1) :] = features
-        _read_histories(
-            *(histories.indptr, histories.indices, histories.data),
-            *(vectors, types, self.n_types, user, known),
-        )
+        flat = (histories.indptr, histories.indices, histories.data)
+        _read_histories(flat, vectors, types, self.n_types, user, known)
         if self.layers is None:
             return user
         first, first_bias, last, last_bias = self.layers
@@ -82,9 +80,7 @@ class SmallBatchTower:
 
 @compiled
 def _read_histories(
-    indptr: NDArray[np.int32],
-    indices: NDArray[np.int32],
-    weights: FloatArray,
+    histories: tuple[NDArray[np.int32], NDArray[np.int32], FloatArray],
     vectors: FloatArray,
     types: NDArray[np.int64],
     n_types: int,
@@ -93,6 +89,7 @@ def _read_histories(
 ) -> None:
     """Fill `user` (B, d) with n(Σ_t g_t), and of `known` (B, ≥ T·d + T) what histories say:
     n(g_1) … n(g_T) and log(1 + count_t) / 3."""
+    indptr, indices, weights = histories
     n_users, d = user.shape
     counts = np.empty(n_types, np.int64)
     for b in range(n_users):
