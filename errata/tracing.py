@@ -53,5 +53,6 @@ def _exporter(name: str) -> SpanExporter:
     if name == "otlp":
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-        return OTLPSpanExporter()
+        exporter: SpanExporter = OTLPSpanExporter()
+        return exporter
     raise ValueError(f"OTEL_TRACES_EXPORTER is otlp, console or none, not '{name}'")
