@@ -581,7 +581,7 @@ COUNTED_TYPES = frozenset(
 
 # Seeded by the system when the process starts: `uuid4` asks the system each time, and gives the
 # interpreter away for it.
-_random = random.Random()
+_random = random.Random()  # nosec B311: names, not secrets
 
 
 def _unique(n: int) -> list[str]:
