@@ -9,7 +9,7 @@ Captures hold one class each and follow each other, so their own order is kind t
 the newest labels. `mixed` is the control: every class's flows, in their order, are spread evenly
 over the same span at a flow a second. A class that was left out of training is streamed that way,
 all its flows among the others' later ones. Its first 20 flows are labelled, then a tenth as of all,
-and what counts comes after the 20th label.
+and what counts comes after the 20th label; `_alone` is without any label but these 20.
 
 The memory has the parameters that it is served with. The baselines' are chosen on a stream within
 the training recordings, by the mean macro F1 of both orders.
@@ -190,6 +190,15 @@ def new_class(
                     "others_named_new": float((decided[counted & (truth != new)] == new).mean()),
                 }
             )
+    # With no label but the new class's first ones, nothing that others gain hides what they lose.
+    only = np.isin(np.arange(len(seen)), first)
+    for name, arm in arms.items():
+        decided = arm(seen, _schedule(seen, only)).argmax(1)
+        cost = _others(seen.predictions.argmax(1), truth, counted, new)
+        cost -= _others(decided, truth, counted, new)
+        f1 = float(f1_by_class(truth[counted], decided[counted], new + 1)[new])
+        for each in figures[name]:
+            each |= {"new_class_f1_alone": f1, "others_cost_alone": cost}
     return {name: _mean(each) for name, each in figures.items()}
 
 
