@@ -580,8 +580,8 @@ COUNTED_TYPES = frozenset(
 
 
 # Seeded by the system when the process starts: `uuid4` asks the system each time, and gives the
-# interpreter away for it.
-_random = random.Random()  # nosec B311: names, not secrets
+# interpreter away for it. An id is a name, and no secret.
+_random = random.Random()  # nosec B311
 
 
 def _unique(n: int) -> list[str]:
