@@ -13,6 +13,7 @@ from feature_store.online import EmbeddedRedis, connect
 from services.classify.sinks import Hub, JsonLines, LiveTable, RedisStream
 from services.classify.stream import ServedEdition, StreamClassifier
 from services.classify.verdict import Verdict
+from tests.event_loop import run_alone
 from tests.services.classify.conftest import packets_of, verdicts_of
 
 
@@ -88,7 +89,7 @@ def test_listeners_hear_what_another_thread_says(verdicts: list[Verdict]) -> Non
         assert len(hub) == 0
         return every, final
 
-    every, final = asyncio.run(listen())
+    every, final = run_alone(listen())
     assert every == verdicts
     assert final == [v for v in verdicts if v.final]
 
@@ -103,7 +104,7 @@ def test_a_slow_listener_loses_the_oldest_and_is_told(verdicts: list[Verdict]) -
             assert subscription.dropped == 6
         hub.write(verdicts)  # to nobody
 
-    asyncio.run(listen())
+    run_alone(listen())
 
 
 def test_who_joins_after_the_end_hears_that_it_ended() -> None:
@@ -113,7 +114,7 @@ def test_who_joins_after_the_end_hears_that_it_ended() -> None:
         with hub.subscribe() as subscription:
             assert await subscription.next(10) is None
 
-    asyncio.run(listen())
+    run_alone(listen())
 
 
 @pytest.mark.parametrize("terminal", [True, False])

@@ -4,6 +4,7 @@ import itertools
 import pytest
 
 from services.recommend.batcher import Batcher, OverloadedError
+from tests.event_loop import run_alone
 
 
 def squares(batches):
@@ -21,7 +22,7 @@ def test_what_waits_is_computed_together_up_to_the_bound():
     async def ask():
         return await asyncio.gather(*[batcher.ask(number) for number in range(10)])
 
-    assert asyncio.run(ask()) == [number * number for number in range(10)]
+    assert run_alone(ask()) == [number * number for number in range(10)]
     assert batches == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     assert batcher.depth == 0
 
@@ -33,7 +34,7 @@ def test_one_that_comes_alone_waits_for_nobody():
     async def ask():
         return await asyncio.wait_for(batcher.ask(3), timeout=5)
 
-    assert asyncio.run(ask()) == 9
+    assert run_alone(ask()) == 9
     assert batches == [[3]]
 
 
@@ -46,7 +47,7 @@ def test_slow_batches_become_small_so_that_the_loop_comes_round():
         await batcher.ask(1)
         await asyncio.gather(*[batcher.ask(number) for number in range(4)])
 
-    asyncio.run(ask())
+    run_alone(ask())
     assert [len(batch) for batch in batches] == [1] * 5
 
 
@@ -63,7 +64,7 @@ def test_what_cannot_be_answered_in_time_is_refused():
         now = 2.0
         return await asyncio.gather(*waiting, return_exceptions=True)
 
-    found = asyncio.run(ask())
+    found = run_alone(ask())
     assert [each.reason for each in found] == ["deadline"] * 3
     assert batches == []
 
@@ -80,7 +81,7 @@ def test_a_batch_that_fails_fails_its_own_requests_alone():
         asked = [batcher.ask(number) for number in (0, 1, -1, 4)]
         return await asyncio.gather(*asked, return_exceptions=True)
 
-    first, second, third, fourth = asyncio.run(ask())
+    first, second, third, fourth = run_alone(ask())
     assert isinstance(first, ZeroDivisionError)
     assert isinstance(second, ZeroDivisionError)
     assert isinstance(third, ValueError)
