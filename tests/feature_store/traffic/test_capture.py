@@ -149,7 +149,7 @@ def test_broken_gzip_gives_what_can_be_read() -> None:
         (b"", "it is empty"),
         (b"[{}]", "5b 7b 7d 5d"),
         (b"\xd4", "d4"),
-        (gzip.compress(b"hello world"), "68 65 6c 6c"),
+        (gzip.compress(b"hello world", mtime=0), "68 65 6c 6c"),
         (b"\x1f\x8bxx", "not a whole gzip file"),
     ],
 )
