@@ -29,10 +29,8 @@ check: $(STAMP)
 	$(BIN)/lint-imports
 	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml $(ROOMS)
 
-# A file's tests stay in one process: they share what they start. Two threads of OpenMP a process
-# would fight for the cores.
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile
+	$(BIN)/python -m pytest
 
 # Known vulnerabilities of what is installed. Apart from `check`: it asks a server, and finds new
 # ones in old code.
