@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+import redis
 from fastapi import FastAPI
 
 from errata.labels import with_labels
 from errata.serving import with_traffic
 from errata.tracing import tracer_of
 from feature_store.error_memory.remembered import Remembered
+from feature_store.error_memory.usage import Usage
 from feature_store.online import connect
 from feature_store.online.messages import RedisMessages
 from feature_store.registry import Registry
@@ -52,9 +55,17 @@ def application(
         found = recommending.remembered()
         return found if classifying is None else [*found, *classifying.remembered()]
 
-    telemetry = MemoryTelemetry(recommending.telemetry.registry)
-    recommending.after_refresh.append(lambda: telemetry.show(remembered()))
-    dashboard.install(app, Registry(settings.registry), remembered)
+    telemetry, usage = MemoryTelemetry(recommending.telemetry.registry), Usage()
+
+    def look() -> None:
+        found = remembered()
+        telemetry.show(found)
+        with suppress(redis.RedisError):
+            for each in found:
+                usage.together(each)
+
+    recommending.after_refresh.append(look)
+    dashboard.install(app, Registry(settings.registry), remembered, usage)
     if (tracer := tracer_of()) is not None:
         traced(app, tracer)
     return app

@@ -28,6 +28,7 @@ from services.classify.schemas import (
 )
 from services.classify.service import ClassifyService
 from services.classify.settings import ClassifySettings
+from services.classify.sinks import Subscription
 from services.problems import ProblemError, documented, invalid
 
 CLASSIFY, VERDICTS, LABELS = "/v1/classify", "/v1/verdicts", "/v1/labels"
@@ -152,7 +153,8 @@ def _add_routes(app: FastAPI, service: ClassifyService, settings: ClassifySettin
     async def verdicts(
         final: Annotated[bool, Query(description="Final verdicts alone.")] = False,
     ) -> StreamingResponse:
-        """The verdicts on the live source and on uploads, as they are made, from now on."""
+        """The verdicts on the live source and on uploads, as they are made, from now on: those of
+        every replica that shares this one's Redis."""
         return StreamingResponse(
             _events(service, final_only=final),
             media_type="text/event-stream",
@@ -170,10 +172,10 @@ def _add_routes(app: FastAPI, service: ClassifyService, settings: ClassifySettin
 
 
 async def _events(service: ClassifyService, *, final_only: bool) -> AsyncIterator[bytes]:
-    with service.hub.subscribe(final_only=final_only) as subscription:
+    async with _listening(service, final_only=final_only) as subscription:
         told = number = 0
         watching = service.watching
-        yield f": {watching or 'no live source; verdicts of uploads follow'}\n\n".encode()
+        yield f": {watching or 'no live source here; verdicts of uploads follow'}\n\n".encode()
         while (found := await subscription.next(HEARTBEAT_S)) is not None:
             if subscription.dropped > told:
                 told = subscription.dropped
@@ -187,6 +189,25 @@ async def _events(service: ClassifyService, *, final_only: bool) -> AsyncIterato
                 data = orjson.dumps(verdict.to_json())
                 lines.append(b"event: verdict\nid: %d\ndata: %s\n\n" % (number, data))
             yield b"".join(lines) or b": still here\n\n"
+
+
+@asynccontextmanager
+async def _listening(service: ClassifyService, *, final_only: bool) -> AsyncIterator[Subscription]:
+    """A subscription that misses nothing from now on, whichever replica says it."""
+    relay = service.relay
+    with (
+        service.hub.subscribe(final_only=final_only) as subscription,
+        service.telemetry.listeners.track_inprogress(),
+    ):
+        if relay is None:
+            yield subscription
+            return
+        relay.join()
+        try:
+            await asyncio.to_thread(relay.wait)
+            yield subscription
+        finally:
+            relay.leave()
 
 
 def _bounded(request: Request, limit: int) -> Request:

@@ -45,6 +45,7 @@ from feature_store.error_memory.remembered import Described, Remembered
 from feature_store.error_memory.replica import MemoryReplica
 from feature_store.traffic.features import Tier
 from feature_store.traffic.flows.packing import pack_flow, unpack_flows
+from services.classify.replicas import RecentStream
 from services.classify.stream import ServedEdition
 from services.classify.verdict import Verdict
 
@@ -135,10 +136,11 @@ class TrafficMemory:
         monotonic: Callable[[], float] = time.monotonic,
         rebase_again: bool = False,
         on_label: OnLabel | None = None,
+        recent: RecentStream | None = None,
     ) -> None:
         """Begins and catches up if Redis answers; otherwise catches up as soon as it does.
         `on_label`: is told of each label that was learned, how sure the model itself had been and
-        whether it was right."""
+        whether it was right. `recent`: final verdicts are also added there."""
         self.dropped = 0
         self._secret = os.urandom(32)
         self._redis = client
@@ -147,6 +149,7 @@ class TrafficMemory:
         self._ttl_s = ttl_s
         self._monotonic = monotonic
         self._on_label = on_label
+        self._recent = recent
         self._retry_at = 0.0
         self._own = served.edition.classes
         self._width = len(self._own) + NEW_CLASSES
@@ -214,6 +217,8 @@ class TrafficMemory:
                 _packed(verdict, loss, raw=self._served.edition.tier is Tier.T2, key=self._secret),
                 ex=self._ttl_s,
             )
+        if self._recent is not None:
+            self._recent.add(pipeline, final)
         try:
             pipeline.execute()
         except redis.RedisError:

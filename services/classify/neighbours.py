@@ -30,7 +30,7 @@ class Neighbour:
 
 
 class RecentFlows:
-    """The newest final verdicts of this process; a `Sink`."""
+    """The newest final verdicts that this process knows of; a `Sink`."""
 
     def __init__(self, *, kept: int = KEPT) -> None:
         self._kept = kept
@@ -42,7 +42,7 @@ class RecentFlows:
         final = [each for each in verdicts if each.final]
         with self._lock:
             for verdict in final:
-                self._verdicts[verdict.prediction_id] = verdict
+                self._verdicts.setdefault(verdict.prediction_id, verdict)
             while len(self._verdicts) > self._kept:
                 self._verdicts.popitem(last=False)
 
@@ -64,7 +64,9 @@ class RecentFlows:
         if not others:
             return [Neighbour(verdict, 1.0)]
         similarity: FloatArray = np.stack([each.hidden for each in others]) @ verdict.hidden
-        likest = np.argsort(-similarity, kind="stable")[:k].tolist()
+        # Replicas list the same flows in different orders: among equals the id decides.
+        ids = np.array([each.prediction_id for each in others])
+        likest = np.lexsort((ids, -similarity.round(5)))[:k].tolist()
         return [
             Neighbour(verdict, 1.0),
             *(Neighbour(others[row], float(similarity[row])) for row in likest),

@@ -25,6 +25,7 @@ from services.classify.loading import load_served
 from services.classify.memory import REDIS_TIMEOUT_S, Label, Learned, TrafficMemory
 from services.classify.neighbours import RecentFlows
 from services.classify.reader import FlowReader
+from services.classify.replicas import RecentStream, Relay
 from services.classify.schemas import (
     CaptureResponse,
     FlowNow,
@@ -51,7 +52,8 @@ class ClassifyService:
     """One process's traffic edition and everything that it classifies.
 
     Attributes:
-        hub: all verdicts, of uploads and of the live source.
+        hub: all verdicts, of uploads and of the live source, and of the other replicas.
+        relay: tells them and hears of theirs; None without Redis.
         telemetry: what is counted of them.
         watching: what the live source is doing, or why it is not; None without one.
     """
@@ -59,7 +61,9 @@ class ClassifyService:
     def __init__(self, settings: ClassifySettings) -> None:
         """Loads nothing yet: `refresh` does, and may be called again and again."""
         self.hub = Hub()
+        self.relay: Relay | None = None
         self._recent = RecentFlows()
+        self._recent_stream: RecentStream | None = None
         self.watching: str | None = None
         self._settings = settings
         self._registry = Registry(settings.registry)
@@ -71,6 +75,10 @@ class ClassifyService:
         self._watcher: threading.Thread | None = None
         self._stream: StreamClassifier | None = None
         self.telemetry = TrafficTelemetry()
+        if settings.redis_url is not None:
+            client = connect(settings.redis_url, timeout_s=REDIS_TIMEOUT_S)
+            self._recent_stream = RecentStream(client, tenant=settings.tenant)
+            self.relay = Relay(client, tenant=settings.tenant, hear=self.hub.write)
 
     def refresh(self) -> None:
         """Look at the alias; load the version that it names if another one serves.
@@ -89,6 +97,7 @@ class ClassifyService:
         if self._memory is not None and self._memory.rebased is None:
             with suppress(redis.RedisError):  # away since the version was loaded
                 self._memory.begin()
+        self._show_drift()
         if self._served is not None and self._settings.watch and self._watcher is None:
             self._watcher = threading.Thread(target=self._watch, args=(self._settings.watch,))
             self._watcher.start()
@@ -213,8 +222,11 @@ class ClassifyService:
         """What would be said now of a flow, and of the recent flows that are like it.
 
         Raises:
-            ProblemError: 404 where its final verdict is not kept here.
+            ProblemError: 404 where its final verdict is not kept.
         """
+        if self._recent_stream is not None:
+            with suppress(redis.RedisError):  # what this replica saw is still known
+                self._recent_stream.bring(self._recent)
         found = self._recent.near(prediction_id, k=k)
         served = self._served
         if found is None or served is None or found[0].verdict.model_version != served.version:
@@ -254,27 +266,12 @@ class ClassifyService:
             self._watcher.join()
         if self._memory is not None:
             self._memory.close()
+        if self.relay is not None:
+            self.relay.close()
 
     def collect(self) -> Iterator[Metric]:
         """What `/metrics` says of traffic, for a `prometheus_client` registry."""
         yield from self.telemetry.registry.collect()
-        yield GaugeMetricFamily("errata_verdict_listeners", "Open streams", len(self.hub))
-        if self._memory is not None and self._served is not None:
-            drift = self._memory.replica.drift
-            names = (MODEL_NAME, self._served.version)
-            error = GaugeMetricFamily(
-                "errata_traffic_model_error",
-                "Mean error of the model itself on recent labels, without the memory",
-                labels=["model", "version"],
-            )
-            error.add_metric(names, drift.error)
-            rises = GaugeMetricFamily(
-                "errata_traffic_drift_rises",
-                "How often the model's error rose, over the entries that are kept",
-                labels=["model", "version"],
-            )
-            rises.add_metric(names, drift.rises)
-            yield from (error, rises)
         stream = self._stream
         if stream is None:
             return
@@ -305,6 +302,7 @@ class ClassifyService:
                 served,
                 tenant=self._settings.tenant,
                 on_label=self.telemetry.told,
+                recent=self._recent_stream,
             )
         self._served = served
         if before is not None:
@@ -313,9 +311,18 @@ class ClassifyService:
     def _emit(self, verdicts: list[Verdict]) -> None:
         self.telemetry.said(verdicts)
         self.hub.write(verdicts)
+        if self.relay is not None:
+            self.relay.write(verdicts)
         self._recent.write(verdicts)
         if self._memory is not None:
             self._memory.write(verdicts)
+
+    def _show_drift(self) -> None:
+        if self._memory is not None and self._served is not None:
+            drift = self._memory.replica.drift
+            names = (MODEL_NAME, self._served.version)
+            self.telemetry.error.labels(*names).set(drift.error)
+            self.telemetry.rises.labels(*names).set(drift.rises)
 
     def _serving(self) -> ServedEdition:
         if self._served is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from feature_store.editions.traffic import UNKNOWN
 from services.classify.verdict import Verdict
@@ -29,6 +29,26 @@ class TrafficTelemetry:
         def counter(name: str, says: str, *labels: str) -> Counter:
             return Counter(name, says, labels, registry=self.registry)
 
+        self.listeners = Gauge(
+            "errata_verdict_listeners",
+            "Open streams",
+            registry=self.registry,
+            multiprocess_mode="livesum",
+        )
+        self.error = Gauge(
+            "errata_traffic_model_error",
+            "Mean error of the model itself on recent labels, without the memory",
+            ["model", "version"],
+            registry=self.registry,
+            multiprocess_mode="livemax",
+        )
+        self.rises = Gauge(
+            "errata_traffic_drift_rises",
+            "How often the model's error rose, over the entries that are kept",
+            ["model", "version"],
+            registry=self.registry,
+            multiprocess_mode="livemax",
+        )
         self.uploads = counter("errata_uploads_total", "Uploads by outcome", "outcome")
         self.labels = counter("errata_labels_total", "Labels by outcome", "outcome")
         self.flows = counter("errata_flows_total", "Final verdicts: known or unknown", "answer")

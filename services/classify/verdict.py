@@ -14,6 +14,7 @@ from feature_store.traffic.packets.packet import address_text
 from feature_store.traffic.report import protocol_name
 
 FloatArray = NDArray[np.float32]
+_NOTHING: FloatArray = np.empty(0, np.float32)
 
 
 class Reason(StrEnum):
@@ -107,3 +108,29 @@ class Verdict:
             "final": self.final,
             "reason": str(self.reason),
         }
+
+    @classmethod
+    def from_json(
+        cls, facts: dict[str, Any], *, own: FloatArray = _NOTHING, hidden: FloatArray = _NOTHING
+    ) -> Verdict:
+        """What `to_json` said, with as much of the numbers as is known."""
+        return cls(
+            prediction_id=facts["prediction_id"],
+            model_version=facts["model_version"],
+            flow=FlowName(
+                source=facts["source"],
+                source_port=facts["source_port"],
+                destination=facts["destination"],
+                destination_port=facts["destination_port"],
+                protocol=facts["protocol"],
+            ),
+            packet=facts["packet"],
+            time_ns=round(facts["time"] * 1e9),
+            label=facts["label"],
+            guess=facts["guess"],
+            confidence=facts["confidence"],
+            reason=Reason(facts["reason"]),
+            probability=own,
+            own=own,
+            hidden=hidden,
+        )

@@ -9,6 +9,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.responses import Response
 from starlette.types import Scope
 
+from feature_store.error_memory.usage import Usage
 from feature_store.registry import Registry
 from services.dashboard import admin, memories, versions
 
@@ -23,16 +24,17 @@ _HEADERS = {
 }
 
 
-def install(app: FastAPI, registry: Registry, remembered: memories.Memories) -> None:
+def install(app: FastAPI, registry: Registry, remembered: memories.Memories, usage: Usage) -> None:
     """Serve the dashboard at `/`, behind the routes that `app` has by now.
 
     Args:
         app: the application.
         registry: whose versions are shown and moved.
         remembered: gives the memories of the versions that serve.
+        usage: how often all replicas asked them.
     """
     versions.add_routes(app, registry)
-    memories.add_routes(app, registry, remembered)
+    memories.add_routes(app, registry, remembered, usage)
     app.include_router(admin.router(registry, remembered))
     app.mount("/", _Page(directory=STATIC, html=True), name="dashboard")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, is_dataclass
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from pydantic import BaseModel, Field
 from feature_store.error_memory.course import CoursePoint, course
 from feature_store.error_memory.log import MemoryLog
 from feature_store.error_memory.remembered import Remembered
+from feature_store.error_memory.usage import Usage
 from feature_store.registry import Registry
 from services.dashboard.versions import Model
 from services.problems import ProblemError
@@ -36,7 +38,7 @@ class MemoryOfVersion(BaseModel):
     written: int = Field(description="Outcomes that were ever counted.")
     capacity: int
     rejected: int
-    reads: int = Field(description="Predictions that were looked up since the process started.")
+    reads: int = Field(description="Predictions that all replicas looked up.")
     hits: int = Field(description="Of them, those that a remembered error was near.")
     gate_open: bool = Field(description="Whether corrections are applied.")
     probation: float = Field(description="Outcomes before the gate opens at all.")
@@ -102,14 +104,14 @@ class EntriesFound(BaseModel):
     entries: list[Entry]
 
 
-def add_routes(app: FastAPI, registry: Registry, memories: Memories) -> None:
+def add_routes(app: FastAPI, registry: Registry, memories: Memories, usage: Usage) -> None:
     """Add the routes."""
     courses = _Courses()
 
     @app.get("/v1/memory", tags=["correct"])
     def memory() -> MemoriesFound:
         """What the versions that serve got wrong lately, at a glance."""
-        return MemoriesFound(memories=[_of(each) for each in memories()])
+        return MemoriesFound(memories=[_of(each, usage) for each in memories()])
 
     @app.get("/v1/memory/{model}/course", tags=["correct"])
     def course_of(model: Model, version: VersionName = None) -> CourseFound:
@@ -182,9 +184,11 @@ def chosen(memories: Memories, model: str, version: str | None) -> Remembered:
     raise HTTPException(404, f"no memory of '{wanted}' serves here; of '{model}' there is: {names}")
 
 
-def _of(each: Remembered) -> MemoryOfVersion:
+def _of(each: Remembered, usage: Usage) -> MemoryOfVersion:
     memory = each.replica.memory
     stats = asdict(memory.stats())
+    with suppress(redis.RedisError):  # what this process did is still known
+        stats |= asdict(usage.together(each))
     watch = getattr(each.replica, "drift", None)
     if is_dataclass(watch) and not isinstance(watch, type):
         stats["drift"] = asdict(watch)

@@ -1,4 +1,6 @@
-"""`errata serve --admin-port`: what operates the service is answered there and nowhere else."""
+"""`errata serve --admin-port`, with one worker and with two: what operates the service is answered
+there and nowhere else. And what one of two workers saw is known to the other."""
+# ruff: noqa: F401, F811 (fixtures of another room)
 
 import os
 import socket
@@ -12,6 +14,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from feature_store.registry import Registry
+from services.classify.stream import ServedEdition
+from tests.services.classify.conftest import mixed, publish, served
+from tests.services.conftest import traffic, trained
+
 ADMINISTRATIVE = [
     ("GET", "/metrics"),
     ("POST", "/v1/models/recommender/promote"),
@@ -24,9 +31,15 @@ ADMINISTRATIVE = [
 Ports = tuple[httpx.Client, httpx.Client]
 
 
-@pytest.fixture(params=[1, 2], ids=["one-worker", "two-workers"])
-def ports(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ports]:
-    """Clients of the main and of the admin port of a service without a model."""
+@pytest.fixture(scope="module", params=[1, 2], ids=["one-worker", "two-workers"])
+def ports(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    served: ServedEdition,
+) -> Iterator[Ports]:
+    """Clients of the main and of the admin port of a service that classifies traffic."""
+    tmp_path = tmp_path_factory.mktemp("home")
+    publish(Registry(tmp_path / "registry"), served.edition, tmp_path / "staging")
     main, admin = free_ports(2)
     command = [sys.executable, "-m", "errata", "serve", f"--port={main}", f"--admin-port={admin}"]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("ERRATA_")}
@@ -80,6 +93,32 @@ def test_administration_is_answered_on_its_port_alone(ports: Ports) -> None:
         assert client.get("/").is_success
         asked = client.post("/v1/recommendations", json={"user_id": "u"})
         assert asked.json()["title"] != "Not on this port"
+
+
+def test_whichever_worker_is_asked_knows_a_flow_and_what_was_looked_up(
+    ports: Ports, mixed: Path
+) -> None:
+    main, admin = ports
+    answer = main.post("/v1/classify", content=mixed.read_bytes()).raise_for_status().json()
+    verdict = answer["verdicts"][0]
+    asked = f"/v1/verdicts/{verdict['prediction_id']}/neighbours"
+    for _ in range(12):  # a connection goes to one of the workers, by its port
+        with httpx.Client(base_url=main.base_url, timeout=30) as stranger:
+            flows = stranger.get(asked).raise_for_status().json()["flows"]
+            assert flows[0]["verdict"] == verdict
+            assert len(flows) == 13
+    looked_up = []
+    deadline = time.monotonic() + 20
+    # Each worker adds its own at its next look; then all of them say the same.
+    while len(looked_up) < 12 or len(set(looked_up[-12:])) > 1:
+        assert time.monotonic() < deadline, looked_up
+        with httpx.Client(base_url=main.base_url, timeout=30) as stranger:
+            (found,) = stranger.get("/v1/memory").json()["memories"]
+            looked_up.append(found["reads"])
+    assert looked_up[-1] >= 36
+    metrics = admin.get("/metrics").text
+    for name in ("errata_verdict_listeners", "errata_traffic_drift_rises", "errata_flows_total"):
+        assert name in metrics
 
 
 def test_the_two_ports_must_differ(tmp_path: Path) -> None:

@@ -14,9 +14,11 @@ export class Flows {
   clear() {
     this.flows = new Map(); // prediction_id → flow, oldest first
     this.changes = 0;
+    this.elsewhere = new Set(); // shown in another list; their verdicts may still arrive here
   }
 
   add(verdict, arrived = Date.now() / 1000) {
+    if (this.elsewhere.has(verdict.prediction_id)) return;
     let flow = this.flows.get(verdict.prediction_id);
     if (!flow) {
       flow = { id: verdict.prediction_id, verdicts: new Map(), final: null, at: 0, last: verdict };
@@ -35,6 +37,7 @@ export class Flows {
 
   remove(ids) {
     for (const id of ids) this.flows.delete(id);
+    this.elsewhere = new Set(ids);
     this.changes += 1;
   }
 
