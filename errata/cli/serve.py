@@ -79,13 +79,15 @@ def register(app: typer.Typer) -> None:
         watched = interface is not None or capture is not None
         if watched and workers > 1:
             raise ValueError("--interface and --capture go with --workers 1: one process watches")
+        given = read_settings(config, parse_overrides(overrides))
+        if admin_port is not None:
+            given["admin_port"] = admin_port
+        if given.get("admin_port") == port:
+            raise ValueError("--admin-port must be another than --port")
 
         settings = Settings()
         log_to_stderr(settings)
         with redis_url(settings, must_answer=False) as url:
-            given = read_settings(config, parse_overrides(overrides))
-            if admin_port is not None:
-                given["admin_port"] = admin_port
             serving = ServeSettings.model_validate(
                 given
                 | {
@@ -99,8 +101,6 @@ def register(app: typer.Typer) -> None:
                     "code_version": __version__,
                 }
             )
-            if serving.admin_port == port:
-                raise ValueError("--admin-port must be another than --port")
             err.print(
                 f"serving http://{host}:{port}   docs http://{host}:{port}/docs"
                 f"{f'   admin port {serving.admin_port}' if serving.admin_port else ''}\n"

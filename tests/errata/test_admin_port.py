@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from errata.cli.main import run
 from feature_store.registry import Registry
 from services.classify.stream import ServedEdition
 from tests.services.classify.conftest import mixed, publish, served
@@ -121,13 +122,6 @@ def test_whichever_worker_is_asked_knows_a_flow_and_what_was_looked_up(
         assert name in metrics
 
 
-def test_the_two_ports_must_differ(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "errata", "serve", "--port=8000", "--admin-port=8000"],
-        env=os.environ | {"ERRATA_HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert "--admin-port must be another than --port" in done.stderr
+def test_the_two_ports_must_differ(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["serve", "--port=8000", "--admin-port=8000"]) == 2
+    assert "--admin-port must be another than --port" in capsys.readouterr().err
