@@ -140,7 +140,7 @@ def run(
             part: _figures(
                 [each.scores[tier][part] for each in evaluations if part in each.scores[tier]]
             )
-            for part in ("network", "tree")
+            for part in ("network", "tree", "forest")
             if part in evaluations[0].scores[tier]
         },
         "tiers": _tiers(evaluations),
@@ -148,6 +148,8 @@ def run(
             "network_weight": pool.decision.network_weight,
             "network_gain": pool.network_gain,
             "network_gain_standard_error": pool.standard_error,
+            "forest_share": pool.decision.forest_share,
+            "forest_gain": pool.forest_gain,
             "rounds": pool.rounds,
         },
         "gain_over_lightgbm_ci": [each.scores[tier]["lightgbm"].gain_ci for each in evaluations],
@@ -254,7 +256,7 @@ def _arms(
         chosen = parts if share is None else _fewer_labels(parts, share, seed=config.seed)
         edition = train(chosen, classes, config.changed(**ARMS.get(name, {})), reporter=reporter)
         label, flows = parts.test.label, parts.test.flows
-        alone = edition.with_network_weight(1.0)
+        alone = edition.with_say(network_weight=1, forest_share=0)
         found[name] = {
             key: macro_f1(label, each.probability(flows).argmax(axis=1), classes=len(classes))
             for key, each in (("macro_f1", edition), ("network_macro_f1", alone))

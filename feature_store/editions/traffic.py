@@ -1,4 +1,4 @@
-"""An edition of the traffic classifier: a sequence network and a tree on the same features."""
+"""An edition of the traffic classifier: a sequence network, and trees on the same features."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
-from feature_store.editions.forest import Forest, UnsupportedTreeError
+from feature_store.editions.boosted_trees import BoostedTrees, UnsupportedTreeError
+from feature_store.editions.random_forest import RandomForest
 from feature_store.error_memory import KeySpace
 from feature_store.registry.names import TRAFFIC
 from feature_store.traffic.features import Tier, feature_table, flow_features
@@ -29,19 +30,22 @@ UNKNOWN = "unknown"
 FloatArray = NDArray[np.float32]
 
 _CARD, _NETWORK, _TREE = "edition.json", "network.safetensors", "tree.txt"
+_FOREST = "forest.safetensors"
 _KEYS = "keys.safetensors"
 _LEAST_PROBABILITY = 1e-6
 _LEAST_REMEMBERED = 1e-4  # below it, how unlikely a class is says nothing of a flow
 
 
 class Decision(BaseModel):
-    """How the two parts become one verdict, all of it chosen on flows that were held out.
+    """How the parts become one verdict, all of it chosen on flows that were held out.
 
-    p ∝ exp((w · log p_network + (1 - w) · log p_tree) / T), and the class is `unknown` where
-    max p is below `unknown_below`.
+    p ∝ exp((w · log p_network + (1 - w) · log p_trees) / T), where log p_trees is
+    (1 - f) · log p_boosted + f · log p_forest, and the class is `unknown` where max p is below
+    `unknown_below`.
 
     Attributes:
         network_weight: w; 1 where there is no tree.
+        forest_share: f; 0 where there is no forest.
         temperature: T, which makes the confidence calibrated.
         unknown_below: confidence that a verdict needs.
         early_exit: confidence at which a verdict before the last packet is final.
@@ -50,6 +54,7 @@ class Decision(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     network_weight: float = Field(1.0, ge=0, le=1)
+    forest_share: float = Field(0.0, ge=0, le=1)
     temperature: float = Field(1.0, gt=0)
     unknown_below: float = Field(0.0, ge=0, le=1)
     early_exit: float = Field(1.0, ge=0, le=1)
@@ -86,9 +91,10 @@ class TrafficEdition:
         classes: names; the columns of every probability.
         tier: what is seen of a flow.
         network: the sequence model, in evaluation mode.
-        tree: a gradient-boosted tree on `feature_table`, or None.
-        decision: how the two are joined.
+        tree: gradient-boosted trees on `feature_table`, or None.
+        decision: how the parts are joined.
         keys: scales what an error is remembered under; see `memory_keys`.
+        forest: a random forest on the same table, or None; it stands beside a `tree` only.
     """
 
     classes: tuple[str, ...]
@@ -97,6 +103,7 @@ class TrafficEdition:
     tree: lightgbm.Booster | None
     decision: Decision
     keys: KeySpace
+    forest: RandomForest | None = None
 
     @property
     def packets(self) -> int:
@@ -104,11 +111,16 @@ class TrafficEdition:
         config = self.network.embedding.config
         return max(config.packets, config.byte_packets)
 
+    @property
+    def network_is_idle(self) -> bool:
+        """Whether the network has no say in a verdict: it makes the memory's keys alone."""
+        return self.tree is not None and self.decision.network_weight == 0
+
     @cached_property
-    def forest(self) -> Forest | lightgbm.Booster | None:
+    def boosted(self) -> BoostedTrees | lightgbm.Booster | None:
         """The tree as it is read: flattened, or as it is where it cannot be."""
         try:
-            return self.tree and Forest.of(self.tree)
+            return self.tree and BoostedTrees.of(self.tree)
         except UnsupportedTreeError:
             return self.tree
 
@@ -136,7 +148,7 @@ class TrafficEdition:
 
     def probability(self, flows: FlowBatch) -> FloatArray:
         """(n, classes) float32: the calibrated probabilities of `classify` alone."""
-        if self.decision.network_weight == 0 and self.forest is not None:
+        if self.network_is_idle:
             return self.decide(np.zeros((len(flows), len(self.classes)), np.float32), flows)
         return self.classify(flows).probability
 
@@ -147,16 +159,28 @@ class TrafficEdition:
         return read_network(self.network, flows, self.tier, batch_size=batch_size)
 
     def decide(self, logits: FloatArray, flows: FlowBatch) -> FloatArray:
-        """(n, classes) calibrated probabilities from the network's logits and the tree."""
+        """(n, classes) calibrated probabilities from the network's logits and the trees."""
         log_network = log_softmax(logits)
-        if self.forest is None or self.decision.network_weight == 1 or not len(flows):
+        if self.boosted is None or self.decision.network_weight == 1 or not len(flows):
             return pooled(log_network, log_network, self.decision)
         table, _ = feature_table(flows, self.tier)
-        return pooled(log_network, tree_log_probability(self.forest, table), self.decision)
+        return pooled(log_network, self._trees(self.boosted, table), self.decision)
 
-    def with_network_weight(self, weight: float) -> TrafficEdition:
-        """The same edition with another balance of its two parts."""
-        decision = self.decision.model_copy(update={"network_weight": weight})
+    def _trees(self, boosted: BoostedTrees | lightgbm.Booster, table: FloatArray) -> FloatArray:
+        """(n, classes) float32, what the trees say together; one without a say is not read."""
+        share = self.decision.forest_share if self.forest is not None else 0.0
+        if self.forest is None or share == 0:
+            return tree_log_probability(boosted, table)
+        log_forest = forest_log_probability(self.forest, table)
+        if share == 1:
+            return log_forest
+        return trees_pooled(tree_log_probability(boosted, table), log_forest, share)
+
+    def with_say(self, *, network_weight: float, forest_share: float) -> TrafficEdition:
+        """The same edition with another balance of its parts."""
+        decision = self.decision.model_copy(
+            update={"network_weight": network_weight, "forest_share": forest_share}
+        )
         return replace(self, decision=decision)
 
     def names(self, probability: FloatArray, classes: tuple[str, ...] | None = None) -> list[str]:
@@ -185,6 +209,8 @@ class TrafficEdition:
         save_arrays({"centre": self.keys.centre, "scale": self.keys.scale}, directory / _KEYS)
         if self.tree is not None:
             self.tree.save_model(str(directory / _TREE))
+        if self.forest is not None:
+            self.forest.save(directory / _FOREST)
 
     @classmethod
     def load(cls, directory: Path, *, device: str = "cpu") -> TrafficEdition:
@@ -196,7 +222,7 @@ class TrafficEdition:
         card = _Card.model_validate_json((directory / _CARD).read_text())
         network = build_network(card.embedding, card.encoder, len(card.classes))
         network.load_state_dict(load_file(directory / _NETWORK))
-        tree_file = directory / _TREE
+        tree_file, forest_file = directory / _TREE, directory / _FOREST
         keys = load_arrays(directory / _KEYS)
         return cls(
             classes=card.classes,
@@ -205,6 +231,7 @@ class TrafficEdition:
             tree=lightgbm.Booster(model_file=str(tree_file)) if tree_file.exists() else None,
             decision=card.decision,
             keys=KeySpace(keys["centre"], keys["scale"]),
+            forest=RandomForest.load(forest_file) if forest_file.exists() else None,
         )
 
 
@@ -256,12 +283,29 @@ def read_network(
     return torch.cat(logits).numpy(), torch.cat(hidden).numpy()
 
 
-def tree_log_probability(tree: Forest | lightgbm.Booster, table: FloatArray) -> FloatArray:
+def tree_log_probability(tree: BoostedTrees | lightgbm.Booster, table: FloatArray) -> FloatArray:
     """(n, classes) float32."""
+    if not len(table):
+        columns = tree.classes if isinstance(tree, BoostedTrees) else tree.num_model_per_iteration()
+        return np.zeros((0, columns), np.float32)
     probability = np.asarray(tree.predict(table), np.float64)
     if probability.ndim == 1:  # two classes
         probability = np.stack([1 - probability, probability], axis=1)
     found: FloatArray = np.log(np.maximum(probability, _LEAST_PROBABILITY)).astype(np.float32)
+    return found
+
+
+def forest_log_probability(forest: RandomForest, table: FloatArray) -> FloatArray:
+    """(n, classes) float32, by the rule of succession: that no tree of T names a class says that it
+    is unlikely, not that it cannot be. A logarithm of 0 would be a veto in the pool."""
+    share = (forest.trees * forest.predict(table) + 1) / (forest.trees + forest.classes)
+    found: FloatArray = np.log(share).astype(np.float32)
+    return found
+
+
+def trees_pooled(log_boosted: FloatArray, log_forest: FloatArray, share: float) -> FloatArray:
+    """(n, classes) float32: the logarithmic pool of both kinds of trees, not normalised."""
+    found: FloatArray = ((1 - share) * log_boosted + share * log_forest).astype(np.float32)
     return found
 
 
@@ -272,8 +316,8 @@ def log_softmax(logits: FloatArray) -> FloatArray:
     return found
 
 
-def pooled(log_network: FloatArray, log_tree: FloatArray, decision: Decision) -> FloatArray:
+def pooled(log_network: FloatArray, log_trees: FloatArray, decision: Decision) -> FloatArray:
     """The logarithmic pool of two opinions at the decision's temperature; rows sum to 1."""
     w = decision.network_weight
-    joint = (w * log_network + (1 - w) * log_tree) / decision.temperature
+    joint = (w * log_network + (1 - w) * log_trees) / decision.temperature
     return np.exp(log_softmax(joint.astype(np.float32)))

@@ -130,6 +130,25 @@ class TreeConfig(Section):
     class_weight: Share = 0.5
 
 
+class ForestConfig(Section):
+    """The random forest beside the boosted trees (scikit-learn; it stands beside a `tree` only).
+
+    Attributes:
+        trees: of the forest. An edition grows by about 35 kB a tree for each 1,000 leaves.
+        feature_share: of the columns, tried at each split.
+        least_rows: at a leaf.
+        leaves: of a tree at most: bounds the edition, whatever the data.
+        beginning_weight: as in `TreeConfig`.
+    """
+
+    enabled: bool = True
+    trees: int = Field(200, ge=1, le=2_000)
+    feature_share: float = Field(0.2, gt=0, le=1)
+    least_rows: int = Field(1, ge=1)
+    leaves: int = Field(4_096, ge=2)
+    beginning_weight: Share = 0.3
+
+
 class DecisionConfig(Section):
     """How verdicts are decided, chosen on flows that were held out; see `pool.choose_pool`.
 
@@ -176,6 +195,7 @@ class TrafficConfig(PipelineConfig):
     pretraining: PretrainingConfig = PretrainingConfig()
     network: NetworkConfig = NetworkConfig()
     tree: TreeConfig = TreeConfig()
+    forest: ForestConfig = ForestConfig()
     decision: DecisionConfig = DecisionConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 

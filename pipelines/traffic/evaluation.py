@@ -136,7 +136,7 @@ def evaluate(
                 edition, parts, classes, config.changed(tier=tier), seed, reporter
             )
             scores[tier.value] = {name: scored(each) for name, each in _own(other).items()}
-            if _network_is_idle(edition):
+            if edition.network_is_idle:
                 del scores[tier.value]["network"]
     wanted = [
         (tier, name)
@@ -197,13 +197,11 @@ def _own(edition: TrafficEdition) -> dict[str, Classify]:
     """Ours, and each of its parts alone."""
     found: dict[str, Classify] = {"errata": edition.probability}
     if edition.tree is not None:
-        found["network"] = edition.with_network_weight(1.0).probability
-        found["tree"] = edition.with_network_weight(0.0).probability
+        found["network"] = edition.with_say(network_weight=1, forest_share=0).probability
+        found["tree"] = edition.with_say(network_weight=0, forest_share=0).probability
+    if edition.forest is not None:
+        found["forest"] = edition.with_say(network_weight=0, forest_share=1).probability
     return found
-
-
-def _network_is_idle(edition: TrafficEdition) -> bool:
-    return edition.tree is not None and edition.decision.network_weight == 0
 
 
 def _trained_alike(
@@ -215,7 +213,7 @@ def _trained_alike(
     reporter: Reporter,
 ) -> TrafficEdition:
     """Trained on other flows or another tier with an edition's pool; no network without a say."""
-    if _network_is_idle(edition):
+    if edition.network_is_idle:
         config = config.with_idle_network()
     return train(parts, classes, config, seed=seed, reporter=reporter, pool=Pool.of(edition))
 
@@ -321,7 +319,7 @@ def _add_unknown(
     names = tuple(classes[row] for row in kept)
     config = config.changed(tier=edition.tier)
     models = _own(_trained_alike(edition, fewer, names, config, seed, reporter))
-    if _network_is_idle(edition):
+    if edition.network_is_idle:
         del models["network"]
     for name in config.evaluation.baselines:
         models[name] = _baseline(name, fewer, edition.tier, names, config, seed, choices)

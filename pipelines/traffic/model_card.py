@@ -14,7 +14,8 @@ from pipelines.traffic.split import Split
 NAMES = {
     "errata": "Errata",
     "network": "· Mamba alone",
-    "tree": "· tree alone",
+    "tree": "· boosted trees alone",
+    "forest": "· random forest alone",
     "lightgbm": "LightGBM",
     "random_forest": "random forest",
     "knn": "k-NN",

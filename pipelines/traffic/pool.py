@@ -1,27 +1,35 @@
-"""How network and tree are pooled, chosen by cross-validation over blocks of recordings.
+"""How network and trees are pooled, chosen by cross-validation over blocks of recordings.
 
 The part of the recordings that follows training resembles it more than a later day does, and there
 the network looks better than it is. So each block of recordings is classified by models that never
-saw one of its conversations, and the network has a say only where its gain over the tree is beyond
-noise: more than one standard error, with whole recordings resampled (the one-standard-error rule
-of Breiman et al., 1984).
+saw one of its conversations.
+
+- Boosted trees and forest are rivals of one kind, and which is ahead changes with the data: the
+  forest's share is where the log loss of both together, at its own temperature, is least (stacking:
+  Wolpert, 1992). Log loss moves with every flow, and is far less noisy than macro F1.
+- The network has a say only where its gain over the trees is beyond noise: more than one standard
+  error of macro F1, with whole recordings resampled (the one-standard-error rule of Breiman et al.,
+  1984).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import lightgbm
 import numpy as np
 from numpy.typing import NDArray
 
+from feature_store.editions.random_forest import RandomForest
 from feature_store.editions.traffic import (
     Decision,
     TrafficEdition,
+    forest_log_probability,
     log_softmax,
     pooled,
     tree_log_probability,
+    trees_pooled,
 )
 from feature_store.error_memory import KeySpace
 from feature_store.traffic.features import feature_table
@@ -30,10 +38,13 @@ from models.traffic.classifier import TrafficClassifier
 from pipelines.progress import Reporter
 from pipelines.traffic.config import DecisionConfig, TrafficConfig
 from pipelines.traffic.dataset import LabelledPart
+from pipelines.traffic.metrics import macro_f1
 from pipelines.traffic.split import blocks, recordings
+from pipelines.traffic.train_forest import train_forest
 from pipelines.traffic.train_network import fine_tune, new_network
 from pipelines.traffic.train_tree import train_tree
 
+FOREST_SHARES = tuple(np.linspace(0, 1, 11).round(1).tolist())
 NETWORK_WEIGHTS = tuple(np.linspace(0, 1, 11).round(1).tolist())
 TEMPERATURES = tuple(np.geomspace(0.4, 4.0, 30).tolist())
 EARLY_CONFIDENCES = tuple(np.linspace(0.5, 1.0, 26).round(2).tolist())
@@ -50,16 +61,18 @@ class Pool:
     """What cross-validation chose.
 
     Attributes:
-        decision: weight of the network, temperature and thresholds.
-        rounds: of the tree.
-        network_gain, standard_error: of macro F1 over the tree alone, at the best weight that was
+        decision: weights of the parts, temperature and thresholds.
+        rounds: of the boosted trees.
+        network_gain, standard_error: of macro F1 over the trees alone, at the best weight that was
             tried, in the blocks that were tried.
+        forest_gain: of macro F1 over the boosted trees alone, at the share that was chosen.
     """
 
     decision: Decision
     rounds: int
     network_gain: float = 0.0
     standard_error: float = 0.0
+    forest_gain: float = 0.0
 
     @classmethod
     def of(cls, edition: TrafficEdition) -> Pool | None:
@@ -71,27 +84,39 @@ class Pool:
 
 @dataclass(frozen=True)
 class Opinions:
-    """What network and tree say of n flows that neither has seen.
+    """What network and trees say of n flows that neither has seen.
 
     Shapes:
-        log_network, log_tree: (n, C) log probabilities; label, recording: (n,)
+        log_network, log_trees: (n, C) log probabilities; label, recording: (n,)
     """
 
     log_network: FloatArray
-    log_tree: FloatArray
+    log_trees: FloatArray
     label: IntArray
     recording: IntArray
 
 
 @dataclass(frozen=True)
 class _Block:
-    """A block of recordings that was held out, and the tree that has not seen it."""
+    """A block of recordings that was held out, and the trees that have not seen it.
+
+    Shapes:
+        log_boosted, log_forest: (n, C) what they say; None without a forest
+    """
 
     training: LabelledPart
     held: LabelledPart
     recording: IntArray
     tree: lightgbm.Booster
-    log_tree: FloatArray
+    forest: RandomForest | None
+    log_boosted: FloatArray
+    log_forest: FloatArray | None
+
+    def log_trees(self, share: float) -> FloatArray:
+        """(n, C) what both kinds of trees say together."""
+        if self.log_forest is None:
+            return self.log_boosted
+        return trees_pooled(self.log_boosted, self.log_forest, share)
 
 
 def choose_pool(
@@ -103,8 +128,13 @@ def choose_pool(
     device: str,
     reporter: Reporter,
 ) -> Pool:
-    """Cross-validate the tree, then the network for as long as it gains anything."""
+    """Cross-validate the trees, then the network for as long as it gains anything."""
     rounds, held_out = _cross_validated_trees(known, len(classes), config, seed, reporter)
+    shares = FOREST_SHARES if config.forest.enabled else (0.0,)
+    by_share = {share: _of_trees(held_out, share) for share in shares}
+    share = choose_forest_share(by_share)
+    forest_gain = _f1(by_share[share]) - _f1(by_share[0.0])
+    reporter.say(f"trees: share of the forest {share:g} ({100 * forest_gain:+.1f} points)")
     networks: list[TrafficClassifier] = []
     opinions: list[Opinions] = []
     choice = WeightChoice(0.0, 0.0, 0.0)
@@ -114,17 +144,20 @@ def choose_pool(
         edition = TrafficEdition(classes, config.tier, network, None, Decision(), NO_KEYS)
         logits, _ = edition.read_network(block.held.flows)
         opinions.append(
-            Opinions(log_softmax(logits), block.log_tree, block.held.label, block.recording)
+            Opinions(log_softmax(logits), block.log_trees(share), block.held.label, block.recording)
         )
         choice = choose_weight(opinions)
         if choice.weight == 0:
             break
-    said = _joined(opinions) if choice.weight else _of_trees(held_out)
+    said = _joined(opinions) if choice.weight else by_share[share]
     decision = settle(said, choice.weight, config.decision)
+    decision = decision.model_copy(update={"forest_share": share})
     networks += [networks[0]] * (len(held_out) - len(networks))  # without a say
     early = [
         (
-            TrafficEdition(classes, config.tier, network, block.tree, decision, NO_KEYS),
+            TrafficEdition(
+                classes, config.tier, network, block.tree, decision, NO_KEYS, block.forest
+            ),
             _some(block.held.flows, seed),
         )
         for block, network in zip(held_out, networks, strict=True)
@@ -135,12 +168,12 @@ def choose_pool(
         f"pool: network weight {choice.weight:g} (gain {100 * choice.gain:+.1f} ± "
         f"{100 * choice.standard_error:.1f} points of macro F1), {rounds} rounds of the tree"
     )
-    return Pool(decision, rounds, choice.gain, choice.standard_error)
+    return Pool(decision, rounds, choice.gain, choice.standard_error, forest_gain)
 
 
 @dataclass(frozen=True)
 class WeightChoice:
-    """A network weight, its gain over the tree alone in macro F1, and that gain's error."""
+    """A network weight, its gain over the trees alone in macro F1, and that gain's error."""
 
     weight: float
     gain: float
@@ -152,7 +185,7 @@ def choose_weight(opinions: Sequence[Opinions]) -> WeightChoice:
     said = _joined(opinions)
     found = np.stack(
         [
-            pooled(said.log_network, said.log_tree, Decision(network_weight=weight)).argmax(axis=1)
+            pooled(said.log_network, said.log_trees, Decision(network_weight=weight)).argmax(axis=1)
             for weight in NETWORK_WEIGHTS
         ]
     )
@@ -167,21 +200,26 @@ def choose_weight(opinions: Sequence[Opinions]) -> WeightChoice:
 
 def settle(said: Opinions, weight: float, config: DecisionConfig) -> Decision:
     """Temperature by the least log loss, and the confidence that a set share falls below."""
-    rows = np.arange(len(said.label))
-    if not len(rows):
+    if not len(said.label):
         return Decision(network_weight=weight)
-
-    def log_loss(decision: Decision) -> float:
-        probability = pooled(said.log_network, said.log_tree, decision)[rows, said.label]
-        return float(-np.log(np.maximum(probability, 1e-12)).mean())
-
-    best = min(
-        (Decision(network_weight=weight, temperature=each) for each in TEMPERATURES), key=log_loss
-    )
-    confidence = pooled(said.log_network, said.log_tree, best).max(axis=1)
+    best, _ = _calibrated(said, weight)
+    confidence = pooled(said.log_network, said.log_trees, best).max(axis=1)
     return best.model_copy(
         update={"unknown_below": float(np.quantile(confidence, config.rejected_share))}
     )
+
+
+def _calibrated(said: Opinions, weight: float) -> tuple[Decision, float]:
+    """The temperature with the least log loss, and that loss."""
+    rows = np.arange(len(said.label))
+
+    def log_loss(decision: Decision) -> float:
+        probability = pooled(said.log_network, said.log_trees, decision)[rows, said.label]
+        return float(-np.log(np.maximum(probability, 1e-12)).mean())
+
+    tried = [Decision(network_weight=weight, temperature=each) for each in TEMPERATURES]
+    loss, best = min(((log_loss(each), each) for each in tried), key=lambda found: found[0])
+    return best, loss
 
 
 def early_exit(editions: Sequence[tuple[TrafficEdition, FlowBatch]], agreement: float) -> float:
@@ -217,7 +255,7 @@ def early_exit(editions: Sequence[tuple[TrafficEdition, FlowBatch]], agreement: 
 def _cross_validated_trees(
     known: LabelledPart, classes: int, config: TrafficConfig, seed: int, reporter: Reporter
 ) -> tuple[int, list[_Block]]:
-    """The best number of rounds, and each block with the tree of so many rounds."""
+    """The best number of rounds, and each block with the trees of so many rounds."""
     recording = recordings(known, gap_s=config.split.gap_s)
     sides, trees = [], []
     for rows, held_rows in blocks(known, gap_s=config.split.gap_s):
@@ -239,14 +277,36 @@ def _cross_validated_trees(
     held_out = []
     for (training, held, groups), tree in zip(sides, trees, strict=True):
         booster = lightgbm.Booster(model_str=tree.booster.model_to_string(num_iteration=rounds))
+        forest = None
+        if config.forest.enabled:
+            forest = train_forest(
+                training,
+                config.forest,
+                tier=config.tier,
+                classes=classes,
+                seed=seed,
+                threads=config.threads,
+                reporter=reporter,
+            )
         table, _ = feature_table(held.flows, config.tier)
-        log_tree = (
-            tree_log_probability(booster, table)
-            if len(table)
-            else np.zeros((0, classes), np.float32)
-        )
-        held_out.append(_Block(training, held, groups, booster, log_tree))
+        log_forest = None if forest is None else forest_log_probability(forest, table)
+        log_boosted = tree_log_probability(booster, table)
+        held_out.append(_Block(training, held, groups, booster, forest, log_boosted, log_forest))
     return rounds, held_out
+
+
+def choose_forest_share(by_share: Mapping[float, Opinions]) -> float:
+    """The share whose opinions have the least log loss, each at its own temperature; 0 where
+    nothing was held out."""
+    if not len(by_share[0.0].label):
+        return 0.0
+    return min(by_share, key=lambda share: _calibrated(by_share[share], 0.0)[1])
+
+
+def _f1(said: Opinions) -> float:
+    """Macro F1 of the trees alone."""
+    classes = said.log_trees.shape[1]
+    return float(macro_f1(said.label, said.log_trees.argmax(axis=1), classes=classes))
 
 
 def best_rounds(curve: NDArray[np.float64]) -> int:
@@ -281,7 +341,7 @@ def _blind_network(
 
 def _gains(found: IntArray, said: Opinions) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Gain in macro F1 of each row of `found` (W, n) over its first, and its standard error."""
-    classes = said.log_tree.shape[1]
+    classes = said.log_trees.shape[1]
     if not len(said.label):
         return np.zeros(0), np.zeros(0)
     _, group = np.unique(said.recording, return_inverse=True)
@@ -314,19 +374,18 @@ def _gains(found: IntArray, said: Opinions) -> tuple[NDArray[np.float64], NDArra
 def _joined(opinions: Sequence[Opinions]) -> Opinions:
     return Opinions(
         np.concatenate([each.log_network for each in opinions]),
-        np.concatenate([each.log_tree for each in opinions]),
+        np.concatenate([each.log_trees for each in opinions]),
         np.concatenate([each.label for each in opinions]),
         np.concatenate([each.recording for each in opinions]),
     )
 
 
-def _of_trees(held_out: Sequence[_Block]) -> Opinions:
-    return _joined(
-        [
-            Opinions(each.log_tree, each.log_tree, each.held.label, each.recording)
-            for each in held_out
-        ]
-    )
+def _of_trees(held_out: Sequence[_Block], share: float) -> Opinions:
+    found = []
+    for each in held_out:
+        said = each.log_trees(share)
+        found.append(Opinions(said, said, each.held.label, each.recording))
+    return _joined(found)
 
 
 def _some(flows: FlowBatch, seed: int) -> FlowBatch:

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_store.traffic.features import Tier, feature_table
-from feature_store.traffic.flows import FlowBatch
 from pipelines.progress import Reporter
+from pipelines.traffic.beginnings import with_beginning
 from pipelines.traffic.config import TreeConfig
 from pipelines.traffic.dataset import LabelledPart
 from pipelines.traffic.metrics import macro_f1
@@ -40,7 +40,9 @@ def train_tree(
     reporter: Reporter,
 ) -> TrainedTree:
     """`config.rounds` rounds on whole flows and, more lightly, on what they were at first."""
-    table, rows, weight = _with_beginning(training.flows, config, tier, seed)
+    table, rows, weight = with_beginning(
+        training.flows, config.beginning_weight, tier=tier, seed=seed
+    )
     counts = np.bincount(training.label, minlength=classes)
     weight = weight * np.maximum(counts, 1).astype(np.float64)[training.label[rows]] ** (
         -config.class_weight
@@ -84,21 +86,3 @@ def train_tree(
             ],
         )
     return TrainedTree(booster, np.array(curve))
-
-
-def _with_beginning(
-    flows: FlowBatch, config: TreeConfig, tier: Tier, seed: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float64]]:
-    """Rows of the flows and of one beginning of each, the flow of each row, and its weight."""
-    tables, rows = [feature_table(flows, tier)[0]], [np.arange(len(flows))]
-    if config.beginning_weight:
-        kept = flows.flow["kept"].astype(np.int64)
-        drawn = np.random.default_rng(seed).random(len(flows))
-        packets = np.where(kept > 1, 1 + (drawn * (kept - 1)).astype(np.int64), 0)
-        for count in np.unique(packets[packets > 0]):
-            longer = np.flatnonzero(packets == count)
-            tables.append(feature_table(flows[longer].cut(int(count)), tier)[0])
-            rows.append(longer)
-    found = np.concatenate(rows)
-    weight = np.where(np.arange(len(found)) < len(flows), 1.0, config.beginning_weight)
-    return np.concatenate(tables), found, weight

@@ -22,6 +22,7 @@ from pipelines.traffic.config import DecisionConfig, TrafficConfig
 from pipelines.traffic.dataset import LabelledFlows, LabelledPart
 from pipelines.traffic.pool import NO_KEYS, Opinions, Pool, choose_pool, early_exit, settle
 from pipelines.traffic.split import Split
+from pipelines.traffic.train_forest import train_forest
 from pipelines.traffic.train_network import fine_tune, new_network, pretrain
 from pipelines.traffic.train_tree import train_tree
 
@@ -73,7 +74,7 @@ def train(
     """An edition from the training and validation flows.
 
     The network trains on the training flows and stops by the validation flows. Cross-validation
-    over both chooses the rounds of the tree and the pool, and the tree is then trained on both.
+    over both chooses the rounds of the tree and the pool, and the trees are then trained on both.
 
     Args:
         parts: the flows.
@@ -83,7 +84,7 @@ def train(
         work_directory: where checkpoints go; None keeps none.
         key: names data and configuration; a checkpoint with another key is ignored.
         reporter: progress.
-        group: the processes that train the network together; the first alone goes on to the tree
+        group: the processes that train the network together; the first alone goes on to the trees
             and the decision, and the others' editions lack both.
         pool: what an earlier cross-validation chose; None chooses it here.
 
@@ -144,7 +145,18 @@ def train(
         threads=config.threads,
         reporter=reporter,
     )
-    decided = replace(undecided, tree=tree.booster, decision=pool.decision)
+    forest = None
+    if pool.decision.forest_share:
+        forest = train_forest(
+            parts.known,
+            config.forest,
+            tier=config.tier,
+            classes=len(classes),
+            seed=seed,
+            threads=config.threads,
+            reporter=reporter,
+        )
+    decided = replace(undecided, tree=tree.booster, decision=pool.decision, forest=forest)
     return decided.with_keys(parts.training.flows)
 
 

@@ -108,6 +108,7 @@ def small() -> TrafficConfig:
             "network.epochs": 6,
             "pretraining.epochs": 1,
             "tree.rounds": 20,
+            "forest.trees": 20,
             "evaluation.resamples": 20,
         }
     )

@@ -3,8 +3,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from feature_store.editions.traffic import trees_pooled
 from pipelines.traffic.config import DecisionConfig
-from pipelines.traffic.pool import Opinions, best_rounds, choose_weight, settle
+from pipelines.traffic.pool import (
+    Opinions,
+    best_rounds,
+    choose_forest_share,
+    choose_weight,
+    settle,
+)
 from pipelines.traffic.split import blocks, recordings
 
 from .test_split import labelled_flows
@@ -25,6 +32,12 @@ def opinions(*, network_errors: float, tree_errors: float, sure: float = 4.0) ->
     return Opinions(opinion(network_errors), opinion(tree_errors), label, np.arange(600) // 10)
 
 
+def trees(share: float, said: Opinions) -> Opinions:
+    """Boosted trees and a forest at a share, whose opinions are `said`'s tree's and network's."""
+    joint = trees_pooled(said.log_trees, said.log_network, share)
+    return Opinions(joint, joint, said.label, said.recording)
+
+
 def test_a_network_that_is_right_where_the_tree_is_wrong_has_a_say() -> None:
     choice = choose_weight([opinions(network_errors=0.05, tree_errors=0.3)])
     assert choice.weight > 0.3
@@ -38,8 +51,24 @@ def test_a_worse_network_has_no_say() -> None:
 
 def test_a_network_that_says_what_the_tree_says_has_no_say() -> None:
     said = opinions(network_errors=0.2, tree_errors=0.2)
-    same = Opinions(said.log_tree, said.log_tree, said.label, said.recording)
+    same = Opinions(said.log_trees, said.log_trees, said.label, said.recording)
     assert choose_weight([same]).weight == 0
+
+
+def test_trees_that_are_wrong_at_different_flows_share_the_say() -> None:
+    said = opinions(network_errors=0.2, tree_errors=0.25)
+    by_share = {share: trees(share, said) for share in (0.0, 0.25, 0.5, 0.75, 1.0)}
+    assert choose_forest_share(by_share) in (0.5, 0.75)
+
+
+def test_a_forest_that_knows_nothing_has_no_share() -> None:
+    said = opinions(network_errors=0.7, tree_errors=0.1)
+    assert choose_forest_share({share: trees(share, said) for share in (0.0, 0.3, 1.0)}) == 0
+
+
+def test_nothing_held_out_gives_the_forest_no_share() -> None:
+    none = Opinions(*[np.zeros((0, 3), np.float32)] * 2, *[np.zeros(0, np.int64)] * 2)
+    assert choose_forest_share({0.0: none, 1.0: none}) == 0
 
 
 def test_overconfident_opinions_are_cooled() -> None:

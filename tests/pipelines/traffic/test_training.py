@@ -35,8 +35,16 @@ def test_later_recordings_are_classified(edition: TrafficEdition, parts: Parts) 
 
 
 def test_the_network_alone_has_learned_too(edition: TrafficEdition, parts: Parts) -> None:
-    found = edition.with_network_weight(1.0).classify(parts.test.flows).probability
+    alone = edition.with_say(network_weight=1, forest_share=0)
+    found = alone.classify(parts.test.flows).probability
     assert (found.argmax(axis=1) == parts.test.label).mean() > 0.8
+
+
+def test_each_kind_of_trees_alone_has_learned_too(edition: TrafficEdition, parts: Parts) -> None:
+    for share in (0.0, 1.0):
+        alone = edition.with_say(network_weight=0, forest_share=share)
+        found = alone.probability(parts.test.flows)
+        assert (found.argmax(axis=1) == parts.test.label).mean() > 0.8
 
 
 def test_a_flow_is_classified_from_what_is_there_of_it(
@@ -137,7 +145,7 @@ def test_the_protocol_scores_every_model_on_the_same_flows(
     found = evaluate(edition, parts, config, seed=0, baseline_tiers=(Tier.T1,))
     scores = found.scores["T1"]
     assert set(scores) == {
-        "errata", "network", "tree",
+        "errata", "network", "tree", "forest",
         "majority", "port_rule", "knn", "random_forest", "lightgbm",
     }  # fmt: skip
     assert scores["errata"].macro_f1 > scores["majority"].macro_f1

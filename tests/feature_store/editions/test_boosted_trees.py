@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feature_store.editions.forest import MOST_LANES, Forest, UnsupportedTreeError
+from feature_store.editions.boosted_trees import MOST_LANES, BoostedTrees, UnsupportedTreeError
 
 COLUMNS = 6
 
@@ -46,7 +46,7 @@ def test_probabilities_are_those_of_lightgbm(
     classes: int, leaves: int, seed: int, rows: int
 ) -> None:
     booster, table = trained(classes=classes, leaves=leaves, seed=seed)
-    found = Forest.of(booster).predict(table[:rows])
+    found = BoostedTrees.of(booster).predict(table[:rows])
     assert found.shape == (rows, classes)
     if rows:
         np.testing.assert_allclose(found, booster.predict(table[:rows]), rtol=0, atol=1e-12)
@@ -55,7 +55,7 @@ def test_probabilities_are_those_of_lightgbm(
 def test_a_tree_without_splits_is_its_one_leaf() -> None:
     booster, table = trained(classes=3, leaves=4, seed=0, min_data_in_leaf=1000)
     np.testing.assert_allclose(
-        Forest.of(booster).predict(table), booster.predict(table), rtol=0, atol=1e-12
+        BoostedTrees.of(booster).predict(table), booster.predict(table), rtol=0, atol=1e-12
     )
 
 
@@ -69,20 +69,20 @@ def test_a_threshold_between_two_float32_numbers_parts_them() -> None:
         num_boost_round=10,
     )
     np.testing.assert_allclose(
-        Forest.of(booster).predict(table), booster.predict(table), rtol=0, atol=1e-12
+        BoostedTrees.of(booster).predict(table), booster.predict(table), rtol=0, atol=1e-12
     )
 
 
 def test_what_cannot_be_flattened_is_named() -> None:
     with pytest.raises(UnsupportedTreeError, match="objective"):
-        Forest.of(trained(classes=2, leaves=4, seed=0, objective="binary", num_class=1)[0])
+        BoostedTrees.of(trained(classes=2, leaves=4, seed=0, objective="binary", num_class=1)[0])
     with pytest.raises(UnsupportedTreeError, match="leaves"):
-        Forest.of(trained(classes=2, leaves=60, seed=0)[0])
+        BoostedTrees.of(trained(classes=2, leaves=60, seed=0)[0])
     with pytest.raises(UnsupportedTreeError, match="categorical"):
-        Forest.of(trained(classes=2, leaves=8, seed=0, categorical=tuple(range(COLUMNS)))[0])
+        BoostedTrees.of(trained(classes=2, leaves=8, seed=0, categorical=tuple(range(COLUMNS)))[0])
 
 
 def test_rows_of_another_width_are_refused() -> None:
     booster, table = trained(classes=2, leaves=4, seed=0)
     with pytest.raises(ValueError, match=r"5 columns, the trees read 6"):
-        Forest.of(booster).predict(table[:, :5])
+        BoostedTrees.of(booster).predict(table[:, :5])

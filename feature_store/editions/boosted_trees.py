@@ -28,7 +28,7 @@ class UnsupportedTreeError(ValueError):
 
 
 @dataclass(frozen=True)
-class Forest:
+class BoostedTrees:
     """T trees for C classes, of which tree t speaks for class t mod C; the fast twin of `Booster`.
 
     Shapes:
@@ -47,7 +47,7 @@ class Forest:
     value: NDArray[np.float64]
 
     @classmethod
-    def of(cls, booster: lightgbm.Booster) -> Forest:
+    def of(cls, booster: lightgbm.Booster) -> BoostedTrees:
         """Flatten a multiclass model of numeric features.
 
         Raises:
