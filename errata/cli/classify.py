@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from errata.cli.flow_queue import (
+    TENANT,
     ClaimAfter,
     Drain,
     FromStream,
@@ -94,6 +95,7 @@ def register(app: typer.Typer) -> None:
         from services.classify.loading import load_served
         from services.classify.memory import REDIS_TIMEOUT_S, TrafficMemory
         from services.classify.policy import LatencyBudget
+        from services.classify.replicas import RecentStream, Relay
         from services.classify.source import open_source
         from services.classify.stream import StreamClassifier
         from services.classify.stream import classify as classify_stream
@@ -130,13 +132,14 @@ def register(app: typer.Typer) -> None:
             )
             registry = Registry(settings.registry, cache=settings.home / "cache" / "registry")
             served = load_served(registry, model)
-            memory = stream = None
+            memory = stream = relay = None
             if redis_stream is not None:
                 client = connect(
                     stack.enter_context(redis_url(settings)), timeout_s=REDIS_TIMEOUT_S
                 )
                 stream = sinks.RedisStream(client, redis_stream, final_only=final_only)
-                memory = TrafficMemory(client, served)
+                memory = TrafficMemory(client, served, recent=RecentStream(client, tenant=TENANT))
+                relay = Relay(client, tenant=TENANT)
             classifier = StreamClassifier(
                 served,
                 budget=LatencyBudget(latency_ms=budget_ms),
@@ -154,7 +157,7 @@ def register(app: typer.Typer) -> None:
                     pending=lambda: f"{len(classifier.meter.table):,} running",
                 )
                 chosen.append(stack.enter_context(table))
-            chosen += [each for each in (stream, memory) if each is not None]
+            chosen += [each for each in (stream, memory, relay) if each is not None]
             for verdicts in classify_stream(source, classifier, stop=stop):
                 for sink in chosen:
                     sink.write(verdicts)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from feature_store.queues.kafka import KafkaQueue
 
 PARTITIONS = 8
+TENANT = "default"
 REDIS_TIMEOUT_S = 5.0
 
 FromStream = Annotated[
@@ -86,6 +87,7 @@ def classify_queue(
     from services.classify.ledger import VerdictLedger
     from services.classify.loading import load_served
     from services.classify.memory import TrafficMemory
+    from services.classify.replicas import RecentStream, Relay
     from services.classify.worker import FlowWorker
 
     torch.set_num_threads(1)  # more workers use more cores, and better
@@ -97,8 +99,9 @@ def classify_queue(
         client = connect(url, timeout_s=REDIS_TIMEOUT_S)
         queue = _open_reader(url, stream, claim_after_s=claim_after_s)
         stack.callback(queue.close)
-        memory = TrafficMemory(client, served)
+        memory = TrafficMemory(client, served, recent=RecentStream(client, tenant=TENANT))
         stack.callback(memory.close)
+        relay = Relay(client, tenant=TENANT)
         worker = FlowWorker(
             served,
             queue,
@@ -109,7 +112,7 @@ def classify_queue(
         )
         if metrics is not None:
             _serve_metrics(metrics, worker.counts)
-        chosen: list[sinks.Sink] = [memory]
+        chosen: list[sinks.Sink] = [memory, relay]
         if json:
             chosen.append(sinks.JsonLines(sys.stdout.buffer))
         else:
@@ -121,7 +124,7 @@ def classify_queue(
             for sink in chosen:
                 sink.write(verdicts)
         for sink in chosen:
-            if sink is not memory:
+            if sink is not memory:  # the worker may still be corrected
                 sink.close()
         counts = worker.counts.to_json()
     if json:
@@ -174,12 +177,10 @@ def _topic(stream: str, partitions: int) -> KafkaQueue:
 
 
 def _serve_metrics(address: str, counts: Any) -> None:
-    from prometheus_client import start_http_server
-
-    from services.classify.worker_metrics import WorkerMetrics
+    from services.classify.worker_metrics import serve_metrics
 
     host, separator, port = address.rpartition(":")
     if not separator or not port.isdigit():
         raise ValueError(f"--metrics takes HOST:PORT, not '{address}'")
-    start_http_server(int(port), addr=host, registry=WorkerMetrics(counts).registry())
+    serve_metrics(counts, host=host, port=int(port))
     err.print(f"metrics at http://{address}/metrics", highlight=False, soft_wrap=True)

@@ -91,7 +91,7 @@ class Relay:
         client: redis.Redis,
         *,
         tenant: str,
-        hear: Callable[[Sequence[Verdict]], None],
+        hear: Callable[[Sequence[Verdict]], None] = lambda _: None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """`hear`: is told of the other replicas' verdicts, on a thread of the relay."""

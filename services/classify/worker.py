@@ -50,6 +50,7 @@ class WorkerCounts:
         duplicates: flows that had a verdict already.
         again: messages that another worker, or this one, had not acknowledged.
         lag: of the queue, when it was last asked for; None before.
+        turned_at: when the worker last came round to its queue, by `time.monotonic`.
     """
 
     stream: StreamCounts = field(default_factory=StreamCounts)
@@ -57,6 +58,7 @@ class WorkerCounts:
     duplicates: int = 0
     again: int = 0
     lag: Lag | None = None
+    turned_at: float = field(default_factory=time.monotonic)
 
     def to_json(self) -> dict[str, Any]:
         """For the last line of a report."""
@@ -116,6 +118,7 @@ class FlowWorker:
             ValueError: the edition reads packets' bytes, and sensors do not send them.
         """
         while not self._stop():
+            self.counts.turned_at = self._monotonic()
             try:
                 deliveries = self._queue.read(timeout_s=READ_S)
                 self._look_at_lag(idle=not deliveries)
@@ -207,6 +210,7 @@ class FlowWorker:
             except redis.RedisError as error:
                 if self._stop():
                     return None
+                self.counts.turned_at = self._monotonic()  # it waits, and is well
                 log.warning("verdicts wait for Redis: %s", error)
                 self._sleep(RETRY_S)
 

@@ -1,13 +1,49 @@
-"""What a worker's `/metrics` says."""
+"""What a worker says over HTTP: `/metrics`, and `/healthz` for whoever would restart it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from services.classify.worker import Message, WorkerCounts
+
+# A worker comes round twice a second; a message of thousands of flows takes seconds.
+SILENT_S = 60.0
+
+
+def serve_metrics(
+    counts: WorkerCounts, *, host: str, port: int, monotonic: Callable[[], float] = time.monotonic
+) -> WSGIServer:
+    """Answer on a thread until `shutdown`; `/healthz` is 503 when the worker no longer comes round
+    to its queue.
+
+    Raises:
+        OSError: the address is taken.
+    """
+    metrics = make_wsgi_app(WorkerMetrics(counts).registry())
+
+    def answer(environ: dict[str, Any], start: Any) -> Any:
+        if environ["PATH_INFO"] != "/healthz":
+            return metrics(environ, start)
+        silent_s = monotonic() - counts.turned_at
+        status = "200 OK" if silent_s < SILENT_S else "503 Service Unavailable"
+        start(status, [("Content-Type", "text/plain; charset=utf-8")])
+        return [f"came round to the queue {silent_s:.1f} s ago\n".encode()]
+
+    server = make_server(host, port, answer, handler_class=_Quiet)
+    threading.Thread(target=server.serve_forever, name="errata-metrics", daemon=True).start()
+    return server
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """No line a request."""
 
 
 class WorkerMetrics:

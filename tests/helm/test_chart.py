@@ -10,7 +10,7 @@ import yaml
 import errata
 from tests.helm.conftest import CHART, VALUE_SETS, template
 
-CUSTOM = {"ServiceMonitor", "PrometheusRule", "ScaledObject"}
+CUSTOM = {"ServiceMonitor", "PodMonitor", "PrometheusRule", "ScaledObject"}
 
 
 def test_lints_without_a_warning(helm: Path, value_set: str) -> None:
@@ -95,6 +95,8 @@ def test_the_image_is_the_code_that_stands_here(render) -> None:
         ("redis.enabled=false", "existingSecret"),
         ("score.enabled=true", "score.command"),
         ("retrain.schedule=nightly", "/retrain/schedule"),
+        ("workers.stream=kafka://broker/flows", "/workers/stream"),
+        ("feedback.autoscaling.kind=lag", "/feedback/autoscaling/kind"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(helm: Path, assignment: str, said: str) -> None:
@@ -127,8 +129,16 @@ def test_models_and_feedback_outlive_the_release(render) -> None:
 
 def test_the_number_of_replicas_has_one_owner(render) -> None:
     assert "replicas" in _one(render(), "Deployment")["spec"]
-    for name in ("production", "gpu"):
-        assert "replicas" not in _one(render(name), "Deployment")["spec"]
+    for name in ("production", "gpu", "stream", "kafka"):
+        scaled = {
+            each["spec"]["scaleTargetRef"]["name"]
+            for each in render(name)
+            if each["kind"] in ("HorizontalPodAutoscaler", "ScaledObject")
+        }
+        assert scaled
+        for each in render(name):
+            if each["kind"] == "Deployment":
+                assert ("replicas" in each["spec"]) is (each["metadata"]["name"] not in scaled)
 
 
 def pod_of(resource):

@@ -6,8 +6,13 @@ import re
 import promql_parser
 import pytest
 import yaml
+from prometheus_client import CollectorRegistry
 
+from errata.labels import LabelConsumer
+from feature_store.queues import Lag
 from services.classify.telemetry import TrafficTelemetry
+from services.classify.worker import WorkerCounts
+from services.classify.worker_metrics import WorkerMetrics
 from services.memory_telemetry import MemoryTelemetry
 from services.recommend.telemetry import Telemetry
 from tests.helm.conftest import CHART
@@ -22,7 +27,12 @@ def published() -> dict[str, set[str]]:
     series: dict[str, set[str]] = {}
     recommending = Telemetry().registry
     MemoryTelemetry(recommending)
-    for registry in (recommending, TrafficTelemetry().registry):
+    labels = CollectorRegistry()
+    LabelConsumer(None, None, metrics=labels)  # type: ignore[arg-type]
+    for family in WorkerMetrics(WorkerCounts(lag=Lag(1, 1))).collect():
+        for sample in family.samples:
+            series.setdefault(sample.name, set()).update(sample.labels)
+    for registry in (recommending, TrafficTelemetry().registry, labels):
         for metric, names in registry._collector_to_names.items():  # no public way to their labels
             labels = set(metric._labelnames)
             for name in names:

@@ -23,7 +23,9 @@ def pods(resources):
 
 def test_every_component_is_rendered_somewhere(render) -> None:
     found = {component for name in VALUE_SETS for component, _, _ in pods(render(name))}
-    assert found == {"serve", "sensor", "retrain", "score", "redis", "test"}
+    assert found == {
+        *("serve", "sensor", "workers", "feedback", "retrain", "score", "redis", "test")
+    }
 
 
 def test_nothing_runs_as_root_or_writes_to_its_image(render, value_set: str) -> None:
@@ -72,7 +74,7 @@ def test_requests_and_limits_are_given(render, value_set: str) -> None:
 
 def test_what_runs_on_is_probed(render, value_set: str) -> None:
     for component, _, container in pods(render(value_set)):
-        if component in ("serve", "sensor", "redis"):
+        if component in ("serve", "sensor", "workers", "feedback", "redis"):
             assert {"startupProbe", "livenessProbe", "readinessProbe"} <= container.keys()
 
 
@@ -103,7 +105,7 @@ def test_only_its_own_pods_reach_redis(render) -> None:
     (rule,) = policy["spec"]["ingress"]
     (peer,) = rule["from"]
     (components,) = peer["podSelector"]["matchExpressions"]
-    assert set(components["values"]) == {"serve", "retrain", "score"}
+    assert set(components["values"]) == {"serve", "workers", "feedback", "retrain", "score"}
     assert policy["spec"]["egress"] == []
 
 
@@ -116,10 +118,11 @@ def test_keys_are_mounted_as_a_folder_so_that_they_follow_their_secret(render) -
             assert variables["ERRATA_API_KEYS"] == f"{mount['mountPath']}/keys.json"
 
 
-def test_serving_only_reads_the_registry(render) -> None:
-    for component, _, container in pods(render("sensor")):
+@pytest.mark.parametrize("name", ["sensor", "stream"])
+def test_only_training_writes_the_registry(render, name: str) -> None:
+    for component, _, container in pods(render(name)):
         for mount in container.get("volumeMounts", []):
-            if mount["name"] == "registry" and component in ("serve", "sensor"):
+            if mount["name"] == "registry" and component not in ("retrain",):
                 assert mount["readOnly"] is True
 
 

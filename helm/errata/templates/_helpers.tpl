@@ -183,3 +183,24 @@ resources:
   requests:
     storage: {{ .size }}
 {{- end -}}
+
+{{/* Where KEDA finds Redis. Call with (list . autoscaling). */}}
+{{- define "errata.kedaRedis" -}}
+{{- $root := index . 0 -}}
+{{- $keda := (index . 1).keda -}}
+{{- if $root.Values.redis.enabled -}}
+address: {{ printf "%s-redis.%s.svc:6379" (include "errata.fullname" $root) $root.Release.Namespace | quote }}
+passwordFromEnv: REDIS_PASSWORD
+{{- if $root.Values.redis.tls.enabled }}
+enableTLS: "true"
+{{- end }}
+{{- else -}}
+address: {{ required "autoscaling.keda.redisAddress says where KEDA finds a Redis that is not the chart's own" $keda.redisAddress | quote }}
+{{- end }}
+{{- end -}}
+
+{{- define "errata.kedaAuthentication" -}}
+{{- with .keda.authentication -}}
+authenticationRef: {name: {{ . }}}
+{{- end }}
+{{- end -}}

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import orjson
 import pytest
 import redis
@@ -23,8 +24,8 @@ from services.classify.ledger import VerdictLedger
 from services.classify.publishing import FlowPublisher, publish_flows
 from services.classify.source import Source
 from services.classify.stream import ServedEdition, StreamClassifier
-from services.classify.worker import FlowWorker, Message
-from services.classify.worker_metrics import WorkerMetrics
+from services.classify.worker import FlowWorker, Message, WorkerCounts
+from services.classify.worker_metrics import SILENT_S, WorkerMetrics, serve_metrics
 from tests.services.classify.conftest import packets_of, verdicts_of
 
 FLOWS = 36
@@ -181,6 +182,22 @@ def test_metrics_tell_lag_outcomes_and_age(
         in text
     )
     assert 'errata_flow_age_seconds{quantile="0.99"}' in text
+
+
+def test_a_worker_that_no_longer_comes_round_to_its_queue_is_not_healthy() -> None:
+    counts, now = WorkerCounts(turned_at=100.0), [101.0]
+    server = serve_metrics(counts, host="127.0.0.1", port=0, monotonic=lambda: now[0])
+    try:
+        url = f"http://127.0.0.1:{server.server_port}"
+        assert httpx.get(f"{url}/healthz").status_code == 200
+        now[0] += SILENT_S
+        assert httpx.get(f"{url}/healthz").status_code == 503
+        counts.turned_at = now[0]
+        assert httpx.get(f"{url}/healthz").status_code == 200
+        assert "errata_queue_messages_total" in httpx.get(f"{url}/metrics").text
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_a_live_source_drops_what_a_full_queue_does_not_take(
