@@ -34,7 +34,8 @@ class RecommendService:
     def __init__(self, settings: ServeSettings) -> None:
         """Loads nothing yet: `refresh` does, and may be called again and again."""
         self.telemetry = Telemetry()
-        registry, client = Registry(settings.registry), connect(settings.redis_url)
+        registry, limits = Registry(settings.registry), settings.limits
+        client = connect(settings.redis_url, timeout_s=limits.redis_ms / 1e3)
         self._catalogues = {
             name: CatalogueService(
                 name,
@@ -48,7 +49,6 @@ class RecommendService:
             for name, each in settings.every_catalogue().items()
         }
         self.after_refresh: list[Callable[[], None]] = []
-        limits = settings.limits
         self._batcher: Batcher[_Ask, bytes] = Batcher(
             self._compute,
             max_batch=limits.max_batch,

@@ -95,6 +95,8 @@ class Limits(_Settings):
         max_batch: requests that are computed together; only those that wait already, none waits
             for company.
         max_body_bytes: larger bodies are refused with a 413.
+        redis_ms: what Redis has not answered within it is answered without, or refused where it
+            cannot be: a far or a slow Redis wants more.
         drain_s: how long a stopping process finishes what it took.
     """
 
@@ -102,6 +104,7 @@ class Limits(_Settings):
     max_queue: int = Field(512, ge=1)
     max_batch: int = Field(16, ge=1, le=1_024)
     max_body_bytes: int = Field(2_000_000, ge=1_000)
+    redis_ms: float = Field(250.0, gt=0)
     drain_s: float = Field(10.0, gt=0)
 
 

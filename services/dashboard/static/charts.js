@@ -3,10 +3,14 @@
 
 import { percent, s } from "./dom.js";
 
-const W = 600;
+// A drawing is as wide as its place is about to be, so that its words keep their size.
+const PHONE = 720;
+const ONE_COLUMN = 1180;
+const width = ({ narrow = false } = {}) => innerWidth <= PHONE ? 340 : innerWidth <= ONE_COLUMN ? 900 : narrow ? 450 : 720;
 
 // How many flows of each class, over time. bins: [{total, counts: Map(label → n)}]
 export function classMix(bins, labels, fill, { from, to }) {
+  const W = width();
   const height = 190;
   const [left, bottom] = [26, 22];
   const step = (W - left) / Math.max(bins.length, 1);
@@ -32,6 +36,7 @@ export function classMix(bins, labels, fill, { from, to }) {
 
 // counts: of equal bins over [0, 1]
 export function histogram(counts, { threshold } = {}) {
+  const W = width({ narrow: true });
   const height = 190;
   const bottom = 22;
   const most = Math.max(1, ...counts);
@@ -45,6 +50,7 @@ export function histogram(counts, { threshold } = {}) {
 
 // A flow's confidence after each of its packets; verdicts: [{packet, confidence, label, guess}]
 export function flowLife(verdicts, fill, limit) {
+  const W = width({ narrow: true });
   const height = 170;
   const [left, bottom, top] = [34, 24, 8];
   const last = Math.max(limit, verdicts.at(-1)?.packet ?? 1, 2);
@@ -65,6 +71,7 @@ const many = (n, what) => `${n} ${what}${n === 1 ? "" : "s"}`;
 // Two errors over time, and when a version was published or a detector rang.
 // points: [{time_ms, before, after, version}]
 export function beforeAndAfter(points, { retrained, alarms }) {
+  const W = width();
   const height = 190;
   const [left, bottom, top] = [44, 24, 10];
   const [begin, end] = [points[0].time_ms, points.at(-1).time_ms];

@@ -139,8 +139,12 @@ function comparison(versions) {
   const grid = (some) => h("div", { class: "wide compact", tabindex: "0", role: "region", "aria-label": "Metrics side by side" },
     table(["Metric", ...versions.map((each) => [h("span", { class: "mono", title: each.version }, each.version.slice(-6)), each.aliases.includes("champion") && h("span", { class: "tag serving" }, "champion")])],
       some.map(row), { numbers: true }));
-  const rest = names.slice(MOST_METRICS);
-  return h("div", {}, h("h3", { class: "over" }, "Side by side"), grid(names.slice(0, MOST_METRICS)),
+  // Counts say how large something is, not how good.
+  const isCount = (name) => figures.every((each) => !each.has(name) || (Number.isInteger(each.get(name)) && each.get(name) > 1));
+  const telling = names.filter((name) => !isCount(name)).slice(0, MOST_METRICS);
+  const first = telling.length ? telling : names.slice(0, MOST_METRICS);
+  const rest = names.filter((name) => !first.includes(name));
+  return h("div", {}, h("h3", { class: "over" }, "Side by side"), grid(first),
     rest.length > 0 && h("details", {}, h("summary", {}, `${rest.length} more`), grid(rest)));
 }
 

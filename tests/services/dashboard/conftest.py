@@ -102,6 +102,8 @@ def picture(tmp_path: Path):
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the service at `url` has its registry, and what was published there."""
+    if PICTURES:
+        return pictured.HOME
     return tmp_path_factory.mktemp("dashboard")
 
 

@@ -33,7 +33,7 @@ def test_versions_stand_side_by_side_with_the_traffic_models_card(page: Page, ur
     panel.get_by_text(re.compile("Model card of")).last.click()
     expect(panel.locator(".prose").last.get_by_role("heading").first).to_be_visible()
     expect(panel.locator(".prose").last.get_by_role("table").first).to_be_visible()
-    picture(page, "models", height=1_250)
+    picture(page, "models", height=1_600)
 
 
 def test_a_version_is_promoted_and_rolled_back_from_the_page(page: Page, url: str):
@@ -131,13 +131,16 @@ def visited(client: httpx.Client, visitor: str, history: list[str]) -> None:
         )
 
 
-def test_a_version_that_was_published_meanwhile_is_marked(page: Page, url: str, home: Path):
+def test_a_version_that_was_published_meanwhile_is_marked(
+    page: Page, url: str, home: Path, tmp_path: Path
+):
     taught(url)
+    (tmp_path / "model").write_text("never served")
     version = (
         Registry(home / "registry")
         .publish(
             "recommender",
-            home / "staging-1",
+            tmp_path,
             data_fingerprint="test",
             code_version="test",
             config={},
