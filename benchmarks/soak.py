@@ -8,8 +8,10 @@ what was taken of them, in turn, at a fixed rate, so that the error memory learn
 memory of the serving process is read once a second.
 
 `slope_mb_per_hour` is the least-squares slope over the second half, when caches and memories of
-both versions have been filled once; `slope_all_mb_per_hour` includes the start. `failed` counts
-answers that were no 2xx: it must be 0.
+both versions have been filled once, of the least memory between two promotions: while a version is
+loaded beside the other the memory jumps, and the jumps say nothing of what stays.
+`slope_samples_mb_per_hour` is of every sample of that half, `slope_all_mb_per_hour` includes the
+start. `failed` counts answers that were no 2xx: it must be 0.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.harness import Result, parse
 from benchmarks.serving.processes import Server, server
@@ -56,7 +59,20 @@ class Soak:
     def slope_mb_per_hour(self, *, from_s: float = 0.0) -> float:
         """Least-squares slope of the memory from `from_s` on; 0 where too little was seen."""
         seen = np.array([each for each in self.memory if each[0] >= from_s])
-        return float(np.polyfit(seen[:, 0], seen[:, 1], 1)[0] * 3_600) if len(seen) > 2 else 0.0
+        return _slope(seen)
+
+    def floors(self, every_s: float) -> list[tuple[float, float]]:
+        """The least memory of each `every_s` seconds, and when it was seen."""
+        found: dict[int, tuple[float, float]] = {}
+        for seconds, mb in self.memory:
+            place = int(seconds / every_s)
+            found[place] = min(found.get(place, (seconds, mb)), (seconds, mb), key=lambda x: x[1])
+        return list(found.values())
+
+
+def _slope(seen: NDArray[np.float64]) -> float:
+    """MB an hour, of rows (seconds, MB)."""
+    return float(np.polyfit(seen[:, 0], seen[:, 1], 1)[0] * 3_600) if len(seen) > 2 else 0.0
 
 
 def main() -> None:
@@ -72,8 +88,11 @@ def main() -> None:
     result = Result("soak")
     seen = soak(seconds=seconds, rate=arguments.extra.rate, swap_every_s=swap_every_s)
     resident = [mb for _, mb in seen.memory]
+    floors = seen.floors(swap_every_s)
+    late = [each for each in floors if each[0] >= seconds / 2]
     result.ours = {
-        "slope_mb_per_hour": seen.slope_mb_per_hour(from_s=seconds / 2),
+        "slope_mb_per_hour": _slope(np.array(late)),
+        "slope_samples_mb_per_hour": seen.slope_mb_per_hour(from_s=seconds / 2),
         "slope_all_mb_per_hour": seen.slope_mb_per_hour(),
         "first_mb": resident[0],
         "middle_mb": resident[len(resident) // 2],
@@ -87,6 +106,7 @@ def main() -> None:
         "p99_ms": float(np.percentile(seen.latency_ms, 99)),
     }
     result.details["failures"] = dict(seen.failures)
+    result.details["floors_mb"] = [round(mb, 1) for _, mb in floors]
     result.print()
 
 
