@@ -17,8 +17,11 @@ per edge type and destination item, keep the `top_k` strongest sources that are 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 import scipy.sparse as sp
@@ -28,6 +31,10 @@ from feature_store.interactions.catalogue import Catalogue
 
 EdgeType = tuple[str, str, str]
 _BLOCK_ROWS = 1024
+# Above it a relation is joined on disk (`joined.py`): a block of sparse products would hold up to a
+# twentieth of the pairs of a long-tailed catalogue at once.
+IN_MEMORY_PAIRS = 2_000_000_000
+MEMORY_MB = 2_000
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,8 @@ class ItemGraph:
         *,
         top_k: int,
         min_shared: Mapping[str, int] | None = None,
+        in_memory_pairs: int | None = IN_MEMORY_PAIRS,
+        memory_mb: int = MEMORY_MB,
     ) -> ItemGraph:
         """Join items by each relation's incidence matrix (n_items, n_things).
 
@@ -73,6 +82,8 @@ class ItemGraph:
             catalogue: rows and item types.
             top_k: sources kept per destination and edge type.
             min_shared: relation → how many things a pair must share (1 unless named).
+            in_memory_pairs: a relation whose join has more is joined on disk; None: none is.
+            memory_mb: of such a join.
 
         Raises:
             ValueError: an incidence matrix with another number of items.
@@ -84,25 +95,40 @@ class ItemGraph:
                     f"relation '{relation}' has {incidence.shape[0]} items, the catalogue "
                     f"{len(catalogue)}"
                 )
-            normalised = normalise(incidence)
-            binary = _binary(incidence)
-            for source, source_rows in catalogue.ranges.items():
-                for destination, rows in catalogue.ranges.items():
-                    found = _strongest(
-                        normalised,
-                        binary,
-                        source_rows,
-                        rows,
-                        top_k,
-                        (min_shared or {}).get(relation, 1),
-                    )
-                    if len(found):
-                        edges[(source, relation, destination)] = found
+            least = (min_shared or {}).get(relation, 1)
+            with _joined(incidence, in_memory_pairs, memory_mb) as strongest:
+                for source, source_rows in catalogue.ranges.items():
+                    for destination, rows in catalogue.ranges.items():
+                        found = strongest(source_rows, rows, top_k=top_k, min_shared=least)
+                        if len(found):
+                            edges[(source, relation, destination)] = found
         return cls(node_types=catalogue.types, edges=edges)
 
     def counts(self) -> dict[str, int]:
         """`source-relation-destination` → number of edges, for logs and manifests."""
         return {"-".join(kind): len(edges) for kind, edges in self.edges.items()}
+
+
+class _Strongest(Protocol):
+    """Joins sources to destinations by one relation."""
+
+    def __call__(
+        self, source_rows: range, rows: range, /, *, top_k: int, min_shared: int
+    ) -> Edges: ...
+
+
+@contextmanager
+def _joined(
+    incidence: sp.csr_matrix, in_memory_pairs: int | None, memory_mb: int
+) -> Iterator[_Strongest]:
+    """What joins items by this matrix, in memory or on disk."""
+    from feature_store.interactions.joined import on_disk, pairs_of
+
+    if in_memory_pairs is not None and pairs_of(incidence) > in_memory_pairs:
+        with on_disk(incidence, memory_mb=memory_mb) as table:
+            yield table.strongest
+    else:
+        yield partial(_strongest, normalise(incidence), _binary(incidence))
 
 
 def normalise(incidence: sp.csr_matrix) -> sp.csr_matrix:
@@ -129,6 +155,7 @@ def _strongest(
     binary: sp.csr_matrix,
     source_rows: range,
     rows: range,
+    *,
     top_k: int,
     min_shared: int,
 ) -> Edges:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field
 
+from feature_store.interactions.graph import IN_MEMORY_PAIRS, MEMORY_MB
 from feature_store.interactions.history import HistoryPolicy
 from feature_store.vectors import IndexSpec
 from pipelines.configuration import PipelineConfig, Section
@@ -40,6 +41,9 @@ class GraphConfig(Section):
         links: edges between items that share entities of the knowledge graph.
         text: edges between items whose texts are near.
         item_types: only edges between these types; None is all.
+        in_memory_pairs: a relation is joined on disk, by DuckDB, where more pairs of items than
+            this share something (counted as often as they do).
+        memory_mb: of a join on disk.
     """
 
     top_k: int = Field(10, ge=1)
@@ -52,6 +56,8 @@ class GraphConfig(Section):
     links: bool = True
     text: bool = True
     item_types: tuple[str, ...] | None = None
+    in_memory_pairs: int = Field(IN_MEMORY_PAIRS, ge=0)
+    memory_mb: int = Field(MEMORY_MB, ge=100)
 
 
 class GraphNetworkConfig(Section):

@@ -118,6 +118,8 @@ def build_graph(
         prepared.catalogue,
         top_k=graph.top_k,
         min_shared={CO_INTERACTION: graph.min_shared, WEAK_SIGNAL: graph.min_shared},
+        in_memory_pairs=graph.in_memory_pairs,
+        memory_mb=graph.memory_mb,
     ).edges
     if partial:
         edges |= partial_edges(

@@ -32,7 +32,11 @@ def test_its_redis_starts_and_asks_for_the_password(render, tmp_path: Path) -> N
     text = config["data"]["valkey.conf"].replace("dir /data", f"dir {tmp_path}/data")
     # A socket in place of the port, which another process may hold.
     (tmp_path / "valkey.conf").write_text(f"{text}\nport 0\nunixsocket {tmp_path}/redis.sock\n")
-    command = [part.replace("/etc/valkey/", f"{tmp_path}/") for part in container["command"]]
+    (tmp_path / "run").mkdir()
+    command = [
+        part.replace("/etc/valkey/", f"{tmp_path}/").replace("/run/valkey/", f"{tmp_path}/run/")
+        for part in container["command"]
+    ]
     environment = {
         "PATH": f"{tmp_path}/bin:{os.environ['PATH']}",
         container["env"][0]["name"]: PASSWORD,
@@ -50,10 +54,15 @@ def test_its_redis_starts_and_asks_for_the_password(render, tmp_path: Path) -> N
             assert settings["maxmemory-policy"] == "noeviction"
             arguments = Path(f"/proc/{server.pid}/cmdline").read_text()
             assert PASSWORD not in arguments
+            client.set("a click", "counted")
             client.close()
             stranger.close()
-        finally:
+            # Kubernetes tells the container's first process to stop: that is the server itself.
             server.terminate()
+            assert server.wait(timeout=20) == 0
+            assert not (tmp_path / "redis.sock").exists()
+        finally:
+            server.kill()
 
 
 def test_its_install_test_passes_on_a_service_without_a_model(redis_server, tmp_path) -> None:

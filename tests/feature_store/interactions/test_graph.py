@@ -1,3 +1,4 @@
+import duckdb
 import numpy as np
 import polars as pl
 import pytest
@@ -5,6 +6,7 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from feature_store.interactions import joined
 from feature_store.interactions.catalogue import Catalogue
 from feature_store.interactions.graph import ItemGraph, edges_reference
 from feature_store.interactions.incidence import by_categories, by_entities
@@ -17,19 +19,16 @@ def catalogue(n_books: int, n_films: int) -> Catalogue:
     return Catalogue(tuple(ids), tuple(["book"] * n_books + ["film"] * n_films))
 
 
-@settings(deadline=None, max_examples=60)
-@given(
-    n_books=st.integers(1, 6),
-    n_films=st.integers(1, 6),
-    top_k=st.integers(1, 5),
-    min_shared=st.integers(1, 2),
-    seed=st.integers(0, 999),
-)
-def test_edges_equal_the_obvious_computation(n_books, n_films, top_k, min_shared, seed):
+def computed_alike(n_books, n_films, top_k, min_shared, seed, *, in_memory_pairs):
     items = catalogue(n_books, n_films)
     dense = np.random.default_rng(seed).random((len(items), 7)) < 0.4
     graph = ItemGraph.build(
-        {"met": sp.csr_matrix(dense)}, items, top_k=top_k, min_shared={"met": min_shared}
+        {"met": sp.csr_matrix(dense)},
+        items,
+        top_k=top_k,
+        min_shared={"met": min_shared},
+        in_memory_pairs=in_memory_pairs,
+        memory_mb=100,
     )
     for source in TYPES:
         for destination in TYPES:
@@ -45,6 +44,47 @@ def test_edges_equal_the_obvious_computation(n_books, n_films, top_k, min_shared
                 found = edges.strength[edges.indptr[row] : edges.indptr[row + 1]] if edges else []
                 # Equal strengths may come in either order: compare what is kept by strength.
                 np.testing.assert_allclose(found, [each[1] for each in wanted], atol=1e-5)
+
+
+CASES = {
+    "n_books": st.integers(1, 6),
+    "n_films": st.integers(1, 6),
+    "top_k": st.integers(1, 5),
+    "min_shared": st.integers(1, 2),
+    "seed": st.integers(0, 999),
+}
+
+
+@settings(deadline=None, max_examples=60)
+@given(**CASES)
+def test_edges_equal_the_obvious_computation(**case):
+    computed_alike(**case, in_memory_pairs=None)
+
+
+@settings(deadline=None, max_examples=8)
+@given(**CASES)
+def test_edges_joined_on_disk_equal_the_obvious_computation(**case):
+    computed_alike(**case, in_memory_pairs=0)
+
+
+def test_a_join_beyond_its_memory_is_written_to_disk_and_ends_alike(monkeypatch):
+    # 5 M pairs in one piece: more groups than fit.
+    monkeypatch.setattr(joined, "PAIRS_AT_ONCE", 10**12)
+    rng = np.random.default_rng(0)
+    user = np.repeat(np.arange(1_000), 70)
+    item = rng.integers(0, 3_000, len(user))
+    met = sp.csr_matrix((np.ones(len(user), np.float32), (item, user)), shape=(3_000, 1_000))
+    rows = range(3_000)
+    with joined.on_disk(met, memory_mb=100) as table:
+        table.connection.execute("SET max_temp_directory_size = '1KB'")
+        with pytest.raises(duckdb.OutOfMemoryException, match="max_temp_directory_size"):
+            table.strongest(rows, rows, top_k=5, min_shared=1)
+        table.connection.execute("SET max_temp_directory_size = '4GB'")
+        found = table.strongest(rows, rows, top_k=5, min_shared=1)
+    items = Catalogue(tuple(f"{n:04}" for n in rows), ("film",) * 3_000)
+    wanted = ItemGraph.build({"met": met}, items, top_k=5).edges["film", "met", "film"]
+    np.testing.assert_array_equal(found.indptr, wanted.indptr)
+    np.testing.assert_allclose(found.strength, wanted.strength, atol=1e-5)
 
 
 def test_users_of_many_items_join_them_less():
