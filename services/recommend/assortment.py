@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from operator import add, itemgetter
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,11 +18,11 @@ from feature_store.editions.additions import AddedItem, place
 from feature_store.interactions.catalogue import Catalogue
 from feature_store.vectors import RowFilter
 from services.problems import ProblemError
-from services.recommend.item_texts import ItemTexts, text_of
+from services.recommend import item_texts
+from services.recommend.item_texts import ItemTexts
 from services.recommend.settings import Where
 
 REMEMBERED_FILTERS = 256
-_AFTER_SCORE = b',"reasons":null,"corrections":null},'
 
 
 class RowHistory(NamedTuple):
@@ -88,10 +88,12 @@ class Assortment:
         self.edition = edition
         self._filters: OrderedDict[object, RowFilter] = OrderedDict()
         self._lock = threading.Lock()
-        self.texts = texts or ItemTexts(self.base)
-        self._added_texts = [
-            text_of(item.item_id, item.item_type, item.title) for item in self.added
-        ]
+        self.texts = texts or ItemTexts.of_edition(self.base)
+        self._added_texts = ItemTexts.of(
+            [item.item_id for item in self.added],
+            [item.item_type for item in self.added],
+            [item.title for item in self.added],
+        )
         columns = edition.content.text_columns
         self._titles = edition.items[columns[0]] if columns else None
 
@@ -164,23 +166,12 @@ class Assortment:
             for item_id, item_type, title, score in described
         ]
 
-    def written(self, rows: list[int], scores: list[float]) -> bytes:
+    def written(self, rows: NDArray[np.int64], scores: NDArray[np.float32]) -> bytes:
         """`described` as a JSON array, without reasons."""
-        if not rows:
-            return b"[]"
-        numbers = orjson.dumps(scores)[1:-1].split(b",")
-        return (
-            b"[" + _AFTER_SCORE.join(map(add, self._own(rows), numbers)) + _AFTER_SCORE[:-1] + b"]"
-        )
-
-    def _own(self, rows: list[int]) -> list[bytes]:
-        if not self.added:
-            return self.texts.of(rows)
-        n = self.n_base
-        of_base = dict(
-            zip(rows, self.texts.of([row if row < n else 0 for row in rows]), strict=True)
-        )
-        return [of_base[row] if row < n else self._added_texts[row - n] for row in rows]
+        if not (np.abs(scores) < item_texts.LARGEST_SCORE).all():  # nor a number that is none
+            told = self.described(rows.tolist(), scores.tolist())
+            return orjson.dumps([each | {"reasons": None, "corrections": None} for each in told])
+        return item_texts.written(self.texts, self._added_texts, rows, scores)
 
     def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """The item vectors of `rows`, (len(rows), d + r)."""

@@ -1,7 +1,9 @@
 """Requests that wait are computed together; one that comes alone is computed at once.
 
-What has arrived by the time the event loop comes round is one batch: under load batches form by
-themselves, and an idle service adds no wait. The batch is computed on the loop's own thread. Python
+What has arrived by the time the event loop comes round is one batch, and an idle service adds no
+wait. Just behind a batch of several the next one waits until as many have come again, for a
+millisecond at most: who was answered together asks together, and a batch's first request costs as
+much as several more. The batch is computed on the loop's own thread. Python
 runs one thread at a time whatever their number, and a hand-over of its lock to another thread and
 back cost more than the whole computation; several cores are used by several worker processes. So
 that the loop is never away for long a batch is no larger than what is computed in a few
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -28,6 +31,8 @@ Answer = TypeVar("Answer")
 _FORGETTING = 0.1
 # The loop does nothing else while a batch is computed.
 _LONGEST_BATCH_S = 0.02
+# So long behind a batch its clients may be about to ask again, and so long they are waited for.
+_GATHERING_S = 0.001
 
 
 class OverloadedError(Exception):
@@ -74,6 +79,8 @@ class Batcher(Generic[Asked, Answer]):
         self._deadline_s, self._clock = deadline_s, clock
         self._waiting: deque[_Job[Asked, Answer]] = deque()
         self._due = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._gathered, self._finished = 0, -math.inf
         self._seconds_per_request = 0.0
 
     @property
@@ -93,17 +100,30 @@ class Batcher(Generic[Asked, Answer]):
             raise OverloadedError("queue")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answer] = loop.create_future()
-        self._waiting.append(_Job(asked, self._clock() + self._deadline_s, future))
+        now = self._clock()
+        self._waiting.append(_Job(asked, now + self._deadline_s, future))
+        if depth + 1 >= self._gathered or now >= self._finished + _GATHERING_S:
+            self._soon(loop)
+        elif self._timer is None and not self._due:
+            self._timer = loop.call_later(_GATHERING_S, self._round, loop)
+        return future
+
+    def _soon(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Compute as soon as the loop comes round."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if not self._due:
             self._due = True
             loop.call_soon(self._round, loop)
-        return future
 
     def _round(self, loop: asyncio.AbstractEventLoop) -> None:
         """Compute one batch; what is left waits for the loop to come round again."""
+        self._timer = None
         batch = self._take()
         if batch:
             self._answer(batch)
+            self._gathered, self._finished = len(batch), self._clock()
         self._due = bool(self._waiting)
         if self._due:
             loop.call_soon(self._round, loop)
@@ -133,10 +153,9 @@ class Batcher(Generic[Asked, Answer]):
         except Exception as error:  # one caller's failure must not end the rounds
             log.exception("a batch of %s failed", len(batch))
             outcomes = [error] * len(batch)
-        finished = self._clock()
-        self._learn((finished - started) / len(batch))
+        self._learn((self._clock() - started) / len(batch))
         for job, outcome in zip(batch, outcomes, strict=True):
-            _deliver(job, OverloadedError("deadline") if finished >= job.deadline else outcome)
+            _deliver(job, outcome)
 
     def _learn(self, seconds: float) -> None:
         before = self._seconds_per_request or seconds

@@ -18,6 +18,7 @@ from feature_store.vectors import RowFilter
 from services.problems import ProblemError
 from services.recommend.assortment import Assortment, RowHistory
 from services.recommend.diversity import capped, maximal_marginal_relevance
+from services.recommend.item_texts import SCORE_DECIMALS
 from services.recommend.loading import Served
 from services.recommend.memory import MemoryStage
 from services.recommend.ranking import Candidates, in_order
@@ -29,7 +30,6 @@ log = logging.getLogger(__name__)
 
 MAX_REASONS = 3
 _WHEN = attrgetter("timestamp_ms")
-SCORE_DECIMALS = 5
 # Caps and diversity choose among more than they return.
 CHOICE_PER_K = 3
 
@@ -189,9 +189,8 @@ def _answered(
     chosen = _chosen(served, request.k, candidates, number)
     found = candidates.rows[number][chosen]
     rows: list[int] = found.tolist()
-    scores: list[float] = (
-        candidates.scores[number][chosen].astype(np.float64).round(SCORE_DECIMALS).tolist()
-    )
+    ranked = candidates.scores[number][chosen]
+    scores: list[float] = ranked.astype(np.float64).round(SCORE_DECIMALS).tolist()
     if request.explain:
         reasons = _reasons(assortment, histories[place], found)
         corrections = _corrections(served, candidates, number, chosen)
@@ -202,7 +201,7 @@ def _answered(
             ]
         )
     else:
-        items = assortment.written(rows, scores)
+        items = assortment.written(found, ranked)
     return Recommendation(
         item_ids=assortment.item_ids(rows),
         scores=scores,

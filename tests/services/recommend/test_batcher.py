@@ -38,6 +38,28 @@ def test_one_that_comes_alone_waits_for_nobody():
     assert batches == [[3]]
 
 
+def test_who_was_answered_together_is_waited_for_a_moment():
+    batches = []
+    now = 0.0
+    batcher = Batcher(squares(batches), clock=lambda: now)
+
+    async def ask_again(number):
+        await batcher.ask(number)
+        await asyncio.sleep(0)  # the answer takes as many rounds of the loop as it likes
+        return await batcher.ask(number)
+
+    async def ask():
+        nonlocal now
+        await asyncio.gather(*[ask_again(number) for number in range(3)])
+        # One of them alone is not waited for longer than a moment, and later not at all.
+        await asyncio.wait_for(batcher.ask(7), timeout=5)
+        now = 1.0
+        await batcher.ask(8)
+
+    run_alone(ask())
+    assert batches == [[0, 1, 2], [0, 1, 2], [7], [8]]
+
+
 def test_slow_batches_become_small_so_that_the_loop_comes_round():
     batches = []
     clock = itertools.count(step=0.05).__next__  # every look at the clock, 50 ms later
