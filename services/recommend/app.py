@@ -33,7 +33,7 @@ from services.recommend.schemas import (
     RecommendationResponse,
     SimilarResponse,
 )
-from services.recommend.service import RecommendService, one_thread_each
+from services.recommend.service import RecommendService, leave_what_stays, one_thread_each
 from services.recommend.settings import ServeSettings
 
 log = logging.getLogger(__name__)
@@ -65,6 +65,7 @@ def create_app(settings: ServeSettings) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         one_thread_each()
         await asyncio.to_thread(service.refresh)
+        leave_what_stays()
         refreshing = asyncio.create_task(_refresh_forever(service, settings.refresh_s))
         yield
         refreshing.cancel()
