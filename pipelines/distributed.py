@@ -53,10 +53,19 @@ class Group:
         seed = int(torch.randint(2**62, (), generator=generator))
         return torch.Generator().manual_seed(seed + self.rank)
 
-    def of_whole(self, loss: Tensor, weight: Tensor | float) -> Tensor:
-        """The part of a batch's mean loss that a share's mean is, the shares weighing `weight`."""
+    def copies(self, n: int) -> int:
+        """How many processes compute each of `n` rows: see `share`."""
+        return self.size if n < self.size else 1
+
+    def of_whole(
+        self, loss: Tensor, weight: Tensor | float, *, whole: Tensor | float | None = None
+    ) -> Tensor:
+        """The part of a batch's mean loss that a share's mean is, the shares weighing `weight` and
+        together `whole`: where every process knows that, none has to ask the others."""
         if self.size == 1:
             return loss
+        if whole is not None:
+            return loss * (weight / whole)
         mine = torch.as_tensor(weight, dtype=loss.dtype, device=loss.device).detach()
         total = mine.clone()
         dist.all_reduce(total)
