@@ -29,8 +29,11 @@ check: $(STAMP)
 	$(BIN)/lint-imports
 	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml $(ROOMS)
 
+# A file's tests stay in one process: they share what they start. Two threads of OpenMP a process
+# would fight for the cores.
 test: check
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not alone" -n logical --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -m alone
 
 # Known vulnerabilities of what is installed. Apart from `check`: it asks a server, and finds new
 # ones in old code.

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
@@ -118,6 +119,7 @@ def test_training_stops_and_says_how_to_go_on(tmp_path: Path):
     assert "Traceback" not in said
 
 
+@pytest.mark.alone
 def test_a_computation_that_python_cannot_interrupt_is_ended():
     process = subprocess.Popen(
         [sys.executable, "-c", BLOCKED], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
