@@ -33,7 +33,7 @@ def main() -> None:
         "--memory-mb": {"type": int, "default": 200, "help": "that DuckDB may use; default 200"}
     }
     arguments = parse(__doc__, data=None, seeds=1, options=options)
-    users, items = (2_000, 2_000) if arguments.quick else (20_000, 20_000)
+    users, items = (2_000, 2_000) if arguments.quick else (5_000, 20_000)
     result = Result("graph_joins")
     found = {
         (engine, times): _apart(engine, users * times, items, arguments.extra.memory_mb)
