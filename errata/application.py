@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 import redis
 from fastapi import FastAPI
 
+from errata.kafka_topics import SCHEME, TopicAddress
 from errata.labels import with_labels
+from errata.queue_messages import QueueMessages
 from errata.serving import with_traffic
 from errata.tracing import tracer_of
 from feature_store.error_memory.remembered import Remembered
 from feature_store.error_memory.usage import Usage
 from feature_store.online import connect
-from feature_store.online.messages import RedisMessages
+from feature_store.online.messages import MessageSource, RedisMessages
 from feature_store.registry import Registry
 from services import dashboard
 from services.access import Traced
@@ -40,14 +42,13 @@ def application(
     labels_stream: str | None = None,
 ) -> FastAPI:
     """The routes of the API, and behind them the dashboard at `/`; traced where OTEL_* says so.
-    `labels_stream`: outcomes also come from this Redis Stream."""
+    `labels_stream`: outcomes also come from this Redis Stream, or `kafka://HOST:PORT/TOPIC`."""
     app = create_app(settings)
     recommending: RecommendService = app.state.service
     flows = None if traffic is None else create_traffic(traffic)
     classifying: ClassifyService | None = None if flows is None else flows.state.classify
     if labels_stream is not None:
-        client = connect(settings.redis_url, timeout_s=_STREAM_TIMEOUT_S)
-        with_labels(app, RedisMessages(client, labels_stream), traffic=flows)
+        with_labels(app, _messages(labels_stream, settings.redis_url), traffic=flows)
     if flows is not None:
         with_traffic(app, flows)
 
@@ -69,6 +70,19 @@ def application(
     if (tracer := tracer_of()) is not None:
         traced(app, tracer)
     return app
+
+
+def _messages(stream: str, redis_url: str) -> MessageSource:
+    if not stream.startswith(SCHEME):
+        return RedisMessages(connect(redis_url, timeout_s=_STREAM_TIMEOUT_S), stream)
+    address = TopicAddress.parse(stream)
+    from feature_store.queues.kafka import KafkaReader, KafkaWriter
+
+    return QueueMessages(
+        address.topic,
+        lambda: KafkaReader(address.open()),
+        lambda: KafkaWriter(address.open(partitions=1, suffix=".rejected")),
+    )
 
 
 def traced(app: FastAPI, tracer: Tracer) -> None:

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import orjson
@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry, Counter
 from pydantic import ValidationError
 
 from feature_store.online.messages import Message, MessageSource
+from feature_store.queues import QueueUnavailableError
 from services.classify.schemas import FlowLabel, LabelsRequest
 from services.classify.service import ClassifyService
 from services.problems import ProblemError
@@ -37,7 +38,8 @@ class LabelConsumer:
     A message is a field `json` with that body, or the body's fields themselves; `catalogue` names a
     catalogue, and a `label` makes it one about a flow. Without a `feedback_id` the message's own id
     stands for it, so that a message that is delivered again counts once. One that can never be
-    understood is set aside with the reason; while the disk or Redis takes nothing, messages wait.
+    understood is set aside with the reason; while the disk, Redis or the stream's broker is away,
+    messages wait.
     """
 
     def __init__(
@@ -70,17 +72,22 @@ class LabelConsumer:
         self._thread.join()
 
     def _work(self) -> None:
+        try:
+            self._read()
+        finally:
+            with suppress(redis.RedisError, QueueUnavailableError):
+                self._source.close()
+
+    def _read(self) -> None:
         away = False
         while not self._stop.is_set():
             try:
                 messages = self._source.read(block_ms=_BLOCK_MS)
                 self._handle(messages)
                 away = False
-            except redis.RedisError as error:
+            except (redis.RedisError, QueueUnavailableError) as error:
                 if not away:
-                    log.warning(
-                        "labels of %s wait while Redis is away: %s", self._source.name, error
-                    )
+                    log.warning("labels of %s wait: %s", self._source.name, error)
                 away = True
                 self._stop.wait(_RETRY_S)
 

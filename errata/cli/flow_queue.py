@@ -6,20 +6,18 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import parse_qsl, urlsplit
 
 import typer
 
 from errata.cli.graceful import stopped_by_signals
 from errata.cli.serve import redis_url
 from errata.console import err, out
+from errata.kafka_topics import PARTITIONS, SCHEME, TopicAddress
 from errata.settings import Settings
 
 if TYPE_CHECKING:
     from feature_store.queues import QueueReader, QueueWriter
-    from feature_store.queues.kafka import KafkaQueue
 
-PARTITIONS = 8
 TENANT = "default"
 REDIS_TIMEOUT_S = 5.0
 
@@ -52,8 +50,8 @@ MetricsAddress = Annotated[
 @contextmanager
 def open_writer(settings: Settings, stream: str, *, partitions: int) -> Iterator[QueueWriter]:
     """The queue that `stream` names, to write into."""
-    if stream.startswith("kafka://"):
-        queue = _topic(stream, partitions)
+    if stream.startswith(SCHEME):
+        queue = TopicAddress.parse(stream).open(partitions=partitions)
         from feature_store.queues.kafka import KafkaWriter
 
         yield KafkaWriter(queue)
@@ -146,8 +144,8 @@ def _lag(worker: Any) -> str:
 
 
 def _open_reader(redis: str, stream: str, *, claim_after_s: float) -> QueueReader:
-    if stream.startswith("kafka://"):
-        queue = _topic(stream, PARTITIONS)
+    if stream.startswith(SCHEME):
+        queue = TopicAddress.parse(stream).open()
         from feature_store.queues.kafka import KafkaReader
 
         return KafkaReader(queue, session_s=claim_after_s)
@@ -158,22 +156,6 @@ def _open_reader(redis: str, stream: str, *, claim_after_s: float) -> QueueReade
         connect(redis, timeout_s=REDIS_TIMEOUT_S), stream, partitions=PARTITIONS
     )
     return RedisStreamsReader(streams, claim_after_s=claim_after_s)
-
-
-def _topic(stream: str, partitions: int) -> KafkaQueue:
-    """`kafka://HOST:PORT[,HOST:PORT]/TOPIC[?OPTION=VALUE&…]`, the options librdkafka's."""
-    address = urlsplit(stream)
-    topic = address.path.strip("/")
-    if not address.netloc or not topic or "/" in topic:
-        raise ValueError(f"'{stream}' is not of the form kafka://HOST:PORT/TOPIC")
-    try:
-        from feature_store.queues.kafka import KafkaQueue
-    except ImportError:
-        raise ValueError(
-            "a kafka:// stream needs the extra `kafka`: pip install 'errata[kafka]'"
-        ) from None
-    options = dict(parse_qsl(address.query, strict_parsing=True)) if address.query else {}
-    return KafkaQueue(address.netloc, topic, partitions=partitions, settings=options)
 
 
 def _serve_metrics(address: str, counts: Any) -> None:

@@ -14,6 +14,7 @@ import typer
 from errata import __version__
 from errata.cli.options import ConfigFile, Overrides, parse_overrides
 from errata.console import err
+from errata.kafka_topics import SCHEME, TopicAddress
 from errata.settings import Settings
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ def register(app: typer.Typer) -> None:
         labels_stream: Annotated[
             str | None,
             typer.Option(
-                metavar="NAME", help="Take outcomes also from this Redis Stream: see below."
+                metavar="STREAM",
+                help="Take outcomes also from here: a name in Redis, or kafka://HOST:PORT/TOPIC.",
             ),
         ] = None,
         config: ConfigFile = None,
@@ -66,7 +68,8 @@ def register(app: typer.Typer) -> None:
         rules, a challenger's share and limits are in --config: see configs/serve.yaml.
 
         A message of --labels-stream is a field `json` with a body of POST /v1/feedback, or the
-        body's fields; replicas share them as one consumer group, at least once, counted once.
+        body's fields; in Kafka, the body. Replicas share them as one consumer group, at least once,
+        counted once.
 
             errata serve --port 8000      # the dashboard is at http://127.0.0.1:8000, docs at /docs
         """
@@ -76,6 +79,8 @@ def register(app: typer.Typer) -> None:
         from services.recommend.settings import ServeSettings
         from services.recommend.workers import serve as run
 
+        if labels_stream is not None and labels_stream.startswith(SCHEME):
+            TopicAddress.parse(labels_stream)
         watched = interface is not None or capture is not None
         if watched and workers > 1:
             raise ValueError("--interface and --capture go with --workers 1: one process watches")

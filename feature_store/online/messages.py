@@ -28,7 +28,7 @@ class Message:
 
 
 class MessageSource(Protocol):
-    """Where messages come from: a Redis Stream here; a Kafka topic can be another.
+    """Where messages come from: a Redis Stream here, a partitioned queue elsewhere.
 
     A message stays with the consumer group until it is acknowledged: one whose consumer died is
     given to another, and one that was read and not acknowledged is given again.
@@ -49,6 +49,10 @@ class MessageSource(Protocol):
 
     def set_aside(self, message: Message, reason: str) -> None:
         """This can never be done: keep it apart, with the reason, and acknowledge it."""
+        ...
+
+    def close(self) -> None:
+        """Read no more; what was not acknowledged goes to others."""
         ...
 
 
@@ -107,6 +111,9 @@ class RedisMessages:
         pipeline.xadd(f"{self._name}:rejected", fields, maxlen=10_000, approximate=True)
         pipeline.xack(self._name, self._group, message.id)
         pipeline.execute()
+
+    def close(self) -> None:
+        """See `MessageSource`: the server notices silence, and the client is its owner's."""
 
     def _create(self) -> None:
         try:
