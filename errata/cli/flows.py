@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from errata.cli.flow_queue import PARTITIONS, open_writer
+from errata.cli.flow_queue import open_writer
 from errata.cli.graceful import stopped_by_signals
+from errata.kafka_topics import PARTITIONS
 from errata.settings import Settings
 
 # A live source drops what the queue did not take in this time: its packets do not wait.

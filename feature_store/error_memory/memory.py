@@ -12,6 +12,7 @@ from feature_store.error_memory.influence import Influential, count_heard, most_
 from feature_store.error_memory.mixture import empty_mixture, gate_open
 from feature_store.error_memory.neighbours import NOTHING, empty_neighbours
 from feature_store.error_memory.passes import (
+    count_moved,
     learn_weights,
     mix,
     read_neighbours,
@@ -133,9 +134,9 @@ class ErrorMemory:
                     estimates,
                 )
             open_ = mix(self._mixture, self._parameters, predictions, estimates, contexts, mixed)
-            near = estimates[:, 1 : 1 + (len(self.policy.kernels) or experts)]
             self._reads += n
-            self._hits += int((near != predictions[:, None]).any(axis=(1, 2)).sum())
+            near = len(self.policy.kernels) or experts - 1
+            self._hits += count_moved(predictions, estimates, near)
         corrected = mixed if open_ else predictions
         return Reading(corrected, mixed, estimates, contexts, gate_open=open_)
 

@@ -125,6 +125,19 @@ def mix(
 
 
 @compiled
+def count_moved(predictions: FloatArray, estimates: FloatArray, n_experts: int) -> int:
+    """How many of the predictions (n, C) any of the first experts behind the base moves."""
+    moved = 0
+    for i in range(predictions.shape[0]):
+        same = True
+        for e in range(1, 1 + n_experts):
+            for c in range(predictions.shape[1]):
+                same &= estimates[i, e, c] == predictions[i, c]
+        moved += not same
+    return moved
+
+
+@compiled
 def write_neighbours(
     table: Neighbours,
     keys: FloatArray,
