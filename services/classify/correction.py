@@ -22,6 +22,12 @@ class Corrector(Protocol):
         labels brought."""
         ...
 
+    @property
+    def reads_hidden(self) -> bool:
+        """Whether `correct` looks at hidden vectors now; where it does not they may have no
+        columns."""
+        ...
+
     def correct(self, probability: FloatArray, hidden: FloatArray) -> FloatArray:
         """Probabilities that are to be emitted; rows sum to 1.
 
@@ -34,6 +40,8 @@ class Corrector(Protocol):
 
 class Uncorrected:
     """The edition's own word."""
+
+    reads_hidden = False
 
     def __init__(self, classes: tuple[str, ...]) -> None:
         self.classes = classes

@@ -195,8 +195,15 @@ class TrafficMemory:
         """See `Corrector`."""
         return class_names(self._own, self._new)
 
+    @property
+    def reads_hidden(self) -> bool:
+        """See `Corrector`: nothing is near a key while nothing is remembered."""
+        return self.replica.memory.speaks
+
     def correct(self, probability: FloatArray, hidden: FloatArray) -> FloatArray:
         """See `Corrector`."""
+        if not hidden.shape[1]:
+            return np.pad(probability, [(0, 0), (0, NEW_CLASSES)])
         return self._read(probability, hidden)[0]
 
     def write(self, verdicts: Sequence[Verdict]) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,6 +129,11 @@ class StreamClassifier:
         return FlowReader(self._served.edition, self._corrector, states=self.budget.states)
 
     @property
+    def states_in_use(self) -> int:
+        """Recurrent states of running flows; none where the network is not read for them."""
+        return len(self._reader.states)
+
+    @property
     def states_dropped(self) -> int:
         """Recurrent states that were given up and had to be read again."""
         return self._states_dropped + self._reader.states.dropped
@@ -205,6 +210,19 @@ class StreamClassifier:
                 del self._flows[int(flows.flow["number"][row])]
             if ended or flow.done:
                 self._reader.states.release(int(flows.flow["number"][row]))
+        return self._with_hidden(verdicts)
+
+    def _with_hidden(self, verdicts: list[Verdict]) -> list[Verdict]:
+        """Final verdicts are kept for their label under a hidden vector: those that were made
+        without the network get it here, together."""
+        rows = [row for row, each in enumerate(verdicts) if each.final and not len(each.hidden)]
+        flows = [verdicts[row].seen for row in rows]
+        seen = [each for each in flows if each is not None]
+        if seen:
+            packets = np.array([verdicts[row].packet for row in rows])
+            hidden = self._reader.hidden(FlowBatch.concatenate(seen), packets)
+            for row, vector in zip(rows, hidden, strict=True):
+                verdicts[row] = replace(verdicts[row], hidden=vector.copy())
         return verdicts
 
     def _know(self, row: np.void, pressure: Pressure) -> _Known:

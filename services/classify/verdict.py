@@ -67,7 +67,8 @@ class Verdict:
         confidence: calibrated probability of `guess`.
         probability: (classes,) calibrated, and corrected by what is remembered.
         own: (the edition's classes,) the edition's own, uncorrected.
-        hidden: (d_model,) unit vector, the key under which an error of this verdict is remembered.
+        hidden: (d_model,) unit vector, the key under which an error of this verdict is remembered;
+            (0,) of a provisional one that was made without the network.
         seen: the flow, of a final verdict; it may hold more packets than the verdict was made from.
     """
 

@@ -14,7 +14,7 @@ from feature_store.traffic import FlowMeter, read_flows
 from feature_store.traffic.flows import FlowBatch, FlowSettings
 from services.classify.correction import Uncorrected
 from services.classify.policy import LatencyBudget, Pressure, Shed
-from services.classify.reader import FlowReader
+from services.classify.reader import FlowReader, fitted
 from services.classify.stream import ServedEdition, StreamClassifier
 from services.classify.verdict import Reason
 from tests.services.classify.conftest import (
@@ -263,6 +263,7 @@ def test_a_corrector_stands_between_the_edition_and_every_verdict(
         """Remembers what it was asked, and is sure of the last class."""
 
         classes = served.edition.classes
+        reads_hidden = True
 
         def __init__(self) -> None:
             self.hidden: list[np.ndarray] = []
@@ -276,6 +277,29 @@ def test_a_corrector_stands_between_the_edition_and_every_verdict(
     assert {v.guess for v in verdicts} == {served.edition.classes[-1]}
     assert len(corrector.hidden) == sum(v.reason is not Reason.FLOW_END for v in verdicts)
     assert np.linalg.norm(corrector.hidden, axis=1) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_network_without_a_say_is_read_for_final_verdicts_alone(
+    trained: TrafficEdition, mixed: Path
+) -> None:
+    idle = deciding(trained, early_exit=1.0, unknown_below=0.0, network_weight=0.0)
+    classifier = StreamClassifier(ServedEdition(idle, VERSION))
+    verdicts = [v for vs in classifier.add(packets_of(mixed)) for v in vs]
+    assert classifier.states_in_use == 0
+    verdicts += [v for vs in classifier.finish() for v in vs]
+    assert {v.hidden.size for v in verdicts if not v.final} == {0}
+    flows = fitted(flows_of(mixed), idle.packets)
+    for packet in range(1, idle.packets + 1):
+        longer = flows[flows.flow["kept"] >= packet].cut(packet)
+        whole = idle.classify(longer)
+        streamed = {v.flow.source_port: v for v in verdicts if v.packet == packet}
+        final = {v.flow.source_port: v for v in verdicts if v.packet == packet and v.final}
+        for row, flow in enumerate(longer.flow):
+            port = int(flow["src_port"])
+            expected = pytest.approx(whole.probability[row], abs=1e-5)
+            assert streamed[port].probability == expected
+            if port in final:
+                assert final[port].hidden == pytest.approx(whole.hidden[row], abs=1e-5)
 
 
 @pytest.mark.parametrize("kept", [3, 20])
