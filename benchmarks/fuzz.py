@@ -39,12 +39,13 @@ from feature_store.traffic import FlowMeter, read_flows
 from feature_store.traffic.capture import NotACaptureError, open_capture
 from feature_store.traffic.flows import FlowBatch
 from feature_store.vectors import IndexSpec
+from pipelines.traffic.config import TrafficConfig
 
 HANG_S = 10.0
 PATIENT = [f"--set=limits.{name}=9000" for name in ("deadline_ms", "redis_ms")]
 LARGEST_SEED_BYTES = 12_000
 MOST_SEEDS = 400
-TREE_ROUNDS = 20
+FEW_TREES = TrafficConfig().changed(**{"tree.rounds": 20, "forest.trees": 20})
 MADE_UP_SHARE = 1 / 3
 KEPT_FAILURES = 20
 # A stream without an end is no answer that can be waited for.
@@ -348,7 +349,7 @@ def _publish(home: Path, redis_url: str, seeds: list[bytes]) -> list[Example]:
     flows = _flows(seeds, home)
     staging = home / "staging-traffic"
     staging.mkdir()
-    slowest_edition(flows, rounds=TREE_ROUNDS).save(staging)
+    slowest_edition(flows, network_weight=0.5, config=FEW_TREES).save(staging)
     version = registry.publish(
         TRAFFIC, staging, data_fingerprint="fuzz", code_version="benchmark", config={}, metrics={}
     ).version

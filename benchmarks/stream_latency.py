@@ -79,7 +79,9 @@ def main() -> None:
         if extra.edition:
             edition = TrafficEdition.load(extra.edition)
         else:
-            edition = slowest_edition(flows, network_weight=extra.network_weight)
+            edition = slowest_edition(
+                flows, network_weight=extra.network_weight, config=TrafficConfig()
+            )
         served = ServedEdition(edition, "benchmark")
         run(served, capture, replay=None, packets=2_000)  # compiles what is compiled
         own = run(served, capture, replay=1.0)
@@ -146,9 +148,10 @@ def read(capture: Path) -> FlowBatch:
     return FlowBatch.concatenate(found)
 
 
-def slowest_edition(flows: FlowBatch, *, network_weight: float) -> TrafficEdition:
+def slowest_edition(
+    flows: FlowBatch, *, network_weight: float, config: TrafficConfig
+) -> TrafficEdition:
     """The shape that ships, never sure of anything; the labels are drawn at random."""
-    config = TrafficConfig(threads=1)
     torch.manual_seed(0)
     network = build_network(
         EmbeddingConfig(packets=PACKETS, fields=len(HEADER_FIELDS)),
