@@ -60,15 +60,15 @@ REDIS_TIMEOUT_S = 2.0
 
 POLICY = MemoryPolicy(
     kernels=tuple(
-        Kernel(beta=beta, half_life=half_life)
-        for beta in (3.0, 30.0, 300.0)
+        Kernel(beta=beta, half_life=half_life, gamma=0.0)
+        for beta in (30.0, 100.0)
         for half_life in (200.0, 5000.0)
     ),
-    sketches=(Sketch(bits=12, tables=4, half_life=5000.0),),
+    sketches=(Sketch(bits=14, tables=16, gamma=0.0),),
     slots=64,
     probes=4,
     bits=10,
-    evidence=1.0,
+    evidence=0.1,
     source_slots=0.5,
 )
 
