@@ -153,9 +153,10 @@ class Batcher(Generic[Asked, Answer]):
         except Exception as error:  # one caller's failure must not end the rounds
             log.exception("a batch of %s failed", len(batch))
             outcomes = [error] * len(batch)
-        self._learn((self._clock() - started) / len(batch))
+        finished = self._clock()
+        self._learn((finished - started) / len(batch))
         for job, outcome in zip(batch, outcomes, strict=True):
-            _deliver(job, outcome)
+            _deliver(job, OverloadedError("deadline") if finished >= job.deadline else outcome)
 
     def _learn(self, seconds: float) -> None:
         before = self._seconds_per_request or seconds
