@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
-import numpy as np
-
 from feature_store.traffic.capture.packet_batch import PacketBatch
 from feature_store.traffic.flows.flow import FlowBatch
 from feature_store.traffic.flows.table import FlowSettings, FlowTable
 from feature_store.traffic.packets.decoder import PacketDecoder
+from feature_store.traffic.packets.held_fragments import HOLD_NS
 from feature_store.traffic.packets.outcome import Outcome
 
 # The kernel hands packets over within a fraction of this.
@@ -23,29 +22,30 @@ class FlowMeter:
     The iterators do the work as they are read: read each to its end before the next call.
 
     Attributes:
-        outcomes: packets by outcome; their sum is the number of packets taken.
         table: the live flows, and the finished ones by reason.
     """
 
     def __init__(self, settings: FlowSettings | None = None) -> None:
-        self.outcomes: Counter[Outcome] = Counter()
         self.table = FlowTable(settings)
         self._decoder = PacketDecoder()
 
+    @property
+    def outcomes(self) -> Counter[Outcome]:
+        """Packets by outcome; their sum is the number of packets taken."""
+        return self._decoder.outcomes
+
     def add(self, batch: PacketBatch) -> Iterator[FlowBatch]:
         """Take packets; give the flows that ended meanwhile."""
-        packets = self._decoder.decode(batch)
-        for outcome, count in enumerate(np.bincount(packets["outcome"])):
-            if count:
-                self.outcomes[Outcome(outcome)] += int(count)
-        yield from self.table.add(batch, packets)
+        yield from self.table.add(*self._decoder.decode_for_flows(batch))
 
     def advance(self, now_ns: int) -> Iterator[FlowBatch]:
         """Say that no older packet is to come; give the flows that thereby ended."""
+        self._decoder.give_up(now_ns - HOLD_NS)
         yield from self.table.advance(now_ns)
 
     def finish(self) -> Iterator[FlowBatch]:
         """End and give all flows that are left."""
+        self._decoder.give_up()
         yield from self.table.finish()
 
 

@@ -32,7 +32,7 @@ class PacketBatch:
     def __len__(self) -> int:
         return len(self.offset)
 
-    def __getitem__(self, packets: slice) -> PacketBatch:
+    def __getitem__(self, packets: slice | NDArray[np.int64]) -> PacketBatch:
         """Some of the packets, over the same buffer."""
         return PacketBatch(
             self.data,
@@ -47,6 +47,21 @@ class PacketBatch:
         """The captured bytes of one packet."""
         start = int(self.offset[index])
         return self.data[start : start + int(self.captured[index])].tobytes()
+
+    @classmethod
+    def concatenate(cls, batches: Sequence[PacketBatch]) -> PacketBatch:
+        """All packets of the batches in one, over a copy of their buffers."""
+        begins = np.cumsum([0, *(len(batch.data) for batch in batches)])
+        return cls(
+            data=np.concatenate([batch.data for batch in batches]),
+            offset=np.concatenate(
+                [batch.offset + begin for batch, begin in zip(batches, begins, strict=False)]
+            ),
+            captured=np.concatenate([batch.captured for batch in batches]),
+            length=np.concatenate([batch.length for batch in batches]),
+            timestamp_ns=np.concatenate([batch.timestamp_ns for batch in batches]),
+            link_type=np.concatenate([batch.link_type for batch in batches]),
+        )
 
     @classmethod
     def empty(cls) -> PacketBatch:

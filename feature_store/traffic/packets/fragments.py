@@ -6,8 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_store.traffic.compiled import compiled
+from feature_store.traffic.packets.fragment_memory import FIRSTS, Fragments, copy_flow
+from feature_store.traffic.packets.held_fragments import hold
 from feature_store.traffic.packets.layer import (
     FLOW,
+    FRAGMENT_WAITS,
     FRAGMENT_WITHOUT_FIRST,
     GRE,
     IPV4,
@@ -20,30 +23,31 @@ FRAGMENT_LIFETIME_NS = 60_000_000_000  # RFC 8200 section 4.5
 
 @compiled
 def attribute_fragment(
+    data: NDArray[np.uint8],
     at: int,
     carried: int,
     protocol: int,
     identification: int,
     first: bool,
     timestamp_ns: int,
-    ring: NDArray[np.void],
-    written: NDArray[np.int64],
+    fragments: Fragments,
     packet: np.void,
 ) -> tuple[int, int]:
-    """Remember a first fragment; find the flow of a later one, newest first."""
+    """Remember a first fragment; find the flow of a later one, newest first, or let it wait."""
     layer, at = carry(at, carried, protocol, packet)
+    ring, written = fragments.firsts, fragments.state[FIRSTS]
     if first:
         packet["fragment"] = 1
-        entry = ring[written[0] % ring.size]
-        written[0] += 1
+        entry = ring[written % ring.size]
+        fragments.state[FIRSTS] += 1
         entry["src_hi"], entry["src_lo"] = packet["src_hi"], packet["src_lo"]
         entry["dst_hi"], entry["dst_lo"] = packet["dst_hi"], packet["dst_lo"]
         entry["identification"], entry["protocol"] = identification, protocol
         entry["timestamp_ns"], entry["known"] = timestamp_ns, 0
         return layer, at
     packet["fragment"] = 2
-    for back in range(1, min(ring.size, written[0]) + 1):
-        entry = ring[(written[0] - back) % ring.size]
+    for back in range(1, min(ring.size, written) + 1):
+        entry = ring[(written - back) % ring.size]
         if (
             entry["identification"] == identification
             and entry["src_lo"] == packet["src_lo"]
@@ -52,10 +56,14 @@ def attribute_fragment(
             and entry["dst_hi"] == packet["dst_hi"]
             and entry["protocol"] == protocol
         ):
-            if not entry["known"] or timestamp_ns - entry["timestamp_ns"] > FRAGMENT_LIFETIME_NS:
+            if timestamp_ns - entry["timestamp_ns"] > FRAGMENT_LIFETIME_NS:
+                break
+            if not entry["known"]:
                 return FRAGMENT_WITHOUT_FIRST, at
             copy_flow(entry["flow"], packet)
             return FLOW, at
+    if hold(data, identification, timestamp_ns, fragments, packet):
+        return FRAGMENT_WAITS, at
     return FRAGMENT_WITHOUT_FIRST, at
 
 
@@ -80,12 +88,3 @@ def remember_flow(entry: np.void, packet: np.void, known: bool) -> None:
     """Complete the entry of a first fragment, once its packet is decoded."""
     entry["known"] = known
     copy_flow(packet, entry["flow"])
-
-
-@compiled
-def copy_flow(source: np.void, target: np.void) -> None:
-    """Copy what says which flow a packet belongs to."""
-    target["src_hi"], target["src_lo"] = source["src_hi"], source["src_lo"]
-    target["dst_hi"], target["dst_lo"] = source["dst_hi"], source["dst_lo"]
-    target["src_port"], target["dst_port"] = source["src_port"], source["dst_port"]
-    target["protocol"], target["version"] = source["protocol"], source["version"]

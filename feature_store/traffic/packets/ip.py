@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_store.traffic.compiled import compiled, int64
+from feature_store.traffic.packets.fragment_memory import Fragments
 from feature_store.traffic.packets.fragments import attribute_fragment, carry
 from feature_store.traffic.packets.layer import (
     IPV4,
@@ -39,8 +40,7 @@ def ipv4(
     at: int,
     end: int,
     timestamp_ns: int,
-    ring: NDArray[np.void],
-    written: NDArray[np.int64],
+    fragments: Fragments,
     packet: np.void,
 ) -> tuple[int, int]:
     """RFC 791, with the authentication header of RFC 4302 before what it protects."""
@@ -61,8 +61,9 @@ def ipv4(
     if fragment & 0x3FFF:
         first, at = fragment & 0x1FFF == 0, at + header
         return attribute_fragment(
-            at, total - header, protocol, identification, first, timestamp_ns, ring, written, packet
-        )
+            data, at, total - header, protocol, identification, first, timestamp_ns, fragments,
+            packet,
+        )  # fmt: skip
     at, end = at + header, at + total
     if protocol == AUTHENTICATION:
         if at + 8 > min(data.size, end):
@@ -80,8 +81,7 @@ def ipv6(
     at: int,
     end: int,
     timestamp_ns: int,
-    ring: NDArray[np.void],
-    written: NDArray[np.int64],
+    fragments: Fragments,
     packet: np.void,
 ) -> tuple[int, int]:
     """RFC 8200, with the extension headers of RFC 7045."""
@@ -110,7 +110,7 @@ def ipv6(
             if fragment & 0xFFF9:
                 first = fragment & 0xFFF8 == 0
                 return attribute_fragment(
-                    at, end - at, following, identification, first, timestamp_ns, ring, written,
+                    data, at, end - at, following, identification, first, timestamp_ns, fragments,
                     packet,
                 )  # fmt: skip
         elif protocol == AUTHENTICATION:

@@ -16,5 +16,7 @@ class Outcome(IntEnum):
     NETWORK_MALFORMED = 7
     TRANSPORT_TRUNCATED = 8
     TRANSPORT_MALFORMED = 9
-    FRAGMENT_WITHOUT_FIRST = 10  # a later fragment: the one with the ports was not seen before it
+    FRAGMENT_WITHOUT_FIRST = 10  # a later fragment: the one with the ports did not come in time
     TOO_DEEP = 11  # more IP headers inside each other than `decoder.MAX_DEPTH`
+    FRAGMENT_WAITS = 12  # a later fragment: the one with the ports may still come
+    FRAGMENT_WITHOUT_ROOM = 13  # a later fragment: newer ones took its place before the first came

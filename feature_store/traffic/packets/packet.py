@@ -1,4 +1,4 @@
-"""A decoded packet, and the memory of fragments that decoding needs."""
+"""A decoded packet."""
 
 from __future__ import annotations
 
@@ -30,21 +30,6 @@ PACKET = np.dtype(
         ("payload_length", "i4"),  # on the wire; the capture may hold less
         ("ip_length", "i4"),  # IP header and all that it carries, without link padding
         ("wire_length", "i4"),  # the whole frame
-    ]
-)
-
-# The flow that the first fragment of a datagram belongs to (RFC 791 section 3.2, RFC 8200 4.5).
-FRAGMENT = np.dtype(
-    [
-        ("src_hi", "u8"),
-        ("src_lo", "u8"),
-        ("dst_hi", "u8"),
-        ("dst_lo", "u8"),
-        ("identification", "u4"),
-        ("protocol", "u1"),
-        ("known", "u1"),  # the first fragment led to a flow
-        ("timestamp_ns", "i8"),
-        ("flow", PACKET),  # src … version are used
     ]
 )
 

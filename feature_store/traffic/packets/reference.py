@@ -5,8 +5,9 @@ Headers are taken off the front of a `Layer`; what goes wrong is raised as `Stop
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,48 +15,78 @@ from numpy.typing import NDArray
 from feature_store.traffic.capture.packet_batch import PacketBatch
 from feature_store.traffic.packets.outcome import Outcome
 from feature_store.traffic.packets.packet import PACKET
+from feature_store.traffic.packets.reference_fragments import (
+    LONGEST_HEADERS,
+    FirstFragment,
+    Flow,
+    Held,
+    Memory,
+)
 from feature_store.traffic.packets.reference_layer import Layer, Stop, number
 
 MAX_DEPTH = 8
-FRAGMENT_LIFETIME_NS = 60_000_000_000
 
 
 def decode_reference(batch: PacketBatch, *, fragments: int = 512) -> NDArray[np.void]:
     """(n,) `PACKET`, as `PacketDecoder(fragments=fragments).decode(batch)` gives it."""
-    memory: deque[FirstFragment] = deque(maxlen=fragments)
     rows = np.zeros(len(batch), PACKET)
+    for row, (packet, _) in zip(rows, _decoded(batch, Memory(fragments)), strict=True):
+        packet.write(row)
+    return rows
+
+
+def decode_for_flows_reference(
+    batch: PacketBatch, *, fragments: int = 512
+) -> tuple[PacketBatch, NDArray[np.void], Counter[Outcome]]:
+    """What `PacketDecoder(fragments=fragments).decode_for_flows(batch)` gives, but with all bytes
+    of the fragments that waited, and its `outcomes` after `give_up()`."""
+    memory = Memory(fragments)
+    packets: list[Packet] = []
+    joined: list[tuple[int, Packet]] = []  # of each row to be given: which packet, described how
+    times: list[int] = []
+    for i, (packet, released) in enumerate(_decoded(batch, memory)):
+        packets.append(packet)
+        joined.append((i, packet))
+        joined += [(held.row, packets[held.row].joining(first.flow)) for held, first in released]
+        times += [packet.timestamp_ns] * (1 + len(released))
+    rows = np.zeros(len(joined), PACKET)
+    for row, (_, packet) in zip(rows, joined, strict=True):
+        packet.write(row)
+    found = batch[np.array([i for i, _ in joined], np.int64)]
+    found = replace(found, timestamp_ns=np.array(times, np.int64))
+    outcomes = Counter(packet.outcome for _, packet in joined)
+    del outcomes[Outcome.FRAGMENT_WAITS]
+    outcomes += memory.given_up
+    outcomes[Outcome.FRAGMENT_WITHOUT_FIRST] += sum(held.waits for held in memory.held)
+    return found, rows, +outcomes
+
+
+def _decoded(
+    batch: PacketBatch, memory: Memory
+) -> Iterator[tuple[Packet, list[tuple[Held, FirstFragment]]]]:
+    """Each packet, and the fragments that had waited for it."""
     for i in range(len(batch)):
         wire_length = min(int(batch.length[i]), 2**31 - 1)
-        packet = Packet(memory, int(batch.timestamp_ns[i]), wire_length)
+        packet = Packet(memory, i, int(batch.timestamp_ns[i]), wire_length)
         whole = Layer(batch.packet(i), 0, wire_length)
         try:
             packet.link(whole, int(batch.link_type[i]))
         except Stop as stop:
             not_ip = stop.outcome == Outcome.NOT_IP and packet.depth > 0
             packet.outcome = Outcome.FLOW if not_ip else stop.outcome
+        released = []
         for first in packet.first_fragments:
             first.flow = packet.flow() if packet.outcome == Outcome.FLOW else None
-        packet.write(rows[i])
-    return rows
-
-
-Flow = tuple[bytes, bytes, int, int, int, int]
-
-
-@dataclass
-class FirstFragment:
-    """A first fragment's key, its time and the flow that it led to."""
-
-    key: tuple[bytes, bytes, int, int]
-    timestamp_ns: int
-    flow: Flow | None = None
+            released += [(held, first) for held in memory.release(first)]
+        yield packet, released
 
 
 @dataclass
 class Packet:
     """What is known of a packet so far; each method reads one kind of header and goes on."""
 
-    memory: deque[FirstFragment]
+    memory: Memory
+    row: int
     timestamp_ns: int
     wire_length: int
     outcome: Outcome = Outcome.FLOW
@@ -276,16 +307,29 @@ class Packet:
         self.fragment = 2 if position else 1
         if not position:
             self.first_fragments.append(FirstFragment(key, self.timestamp_ns))
-            self.memory.append(self.first_fragments[-1])
+            self.memory.firsts.append(self.first_fragments[-1])
             return
         self.describe(layer, protocol)
-        first = next((first for first in reversed(self.memory) if first.key == key), None)
-        if first is None or first.flow is None:
-            raise Stop(Outcome.FRAGMENT_WITHOUT_FIRST)
-        if self.timestamp_ns - first.timestamp_ns > FRAGMENT_LIFETIME_NS:
-            raise Stop(Outcome.FRAGMENT_WITHOUT_FIRST)
-        self.src, self.dst, self.src_port, self.dst_port, self.protocol, self.version = first.flow
+        found = self.memory.flow_of(key, self.timestamp_ns)
+        if found is Outcome.FRAGMENT_WAITS and self.payload_offset > LONGEST_HEADERS:
+            found = Outcome.FRAGMENT_WITHOUT_FIRST
+        if found is Outcome.FRAGMENT_WAITS:
+            self.memory.hold(Held(key, self.timestamp_ns, self.row))
+        if isinstance(found, Outcome):
+            raise Stop(found)
+        self.join(found)
         raise Stop(Outcome.FLOW)
+
+    def join(self, flow: Flow) -> None:
+        """Belong to a flow."""
+        self.src, self.dst, self.src_port, self.dst_port, self.protocol, self.version = flow
+
+    def joining(self, flow: Flow | None) -> Packet:
+        """The same packet as it joins its flow late."""
+        late = replace(self, outcome=Outcome.FLOW)
+        if flow is not None:
+            late.join(flow)
+        return late
 
     def describe(self, layer: Layer, protocol: int) -> None:
         """What the IP header alone says."""

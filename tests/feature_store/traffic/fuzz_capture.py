@@ -1,8 +1,10 @@
 """Whole captures under atheris: no bytes may raise anything but `NotACaptureError`.
 
-    NUMBA_BOUNDSCHECK=1 python tests/feature_store/traffic/fuzz_capture.py -max_total_time=60 DIR
+    pip install '.[fuzz]'
+    NUMBA_BOUNDSCHECK=1 python tests/feature_store/traffic/fuzz_capture.py -max_total_time=600 \
+        NEW CAPTURES
 
-DIR has small captures to begin from. Atheris is not among the dependencies of the project. It
+CAPTURES has small captures to begin from; what reaches new code is added to the folder NEW. Atheris
 cannot see into compiled code: the slow decoder, which must give the same, leads it.
 """
 
@@ -18,7 +20,11 @@ from feature_store.traffic.features import Tier, feature_table
 from feature_store.traffic.flows import FlowBatch, FlowSettings
 from feature_store.traffic.meter import FlowMeter, read_flows
 from feature_store.traffic.packets import PacketDecoder
-from feature_store.traffic.packets.reference import Packet, decode_reference
+from feature_store.traffic.packets.reference import (
+    Packet,
+    decode_for_flows_reference,
+    decode_reference,
+)
 from feature_store.traffic.packets.reference_layer import Layer
 
 SETTINGS = FlowSettings(max_flows=8)
@@ -32,6 +38,8 @@ def read(file: bytes) -> None:
     batches: list[PacketBatch] = list(capture)
     for batch in batches:
         assert np.array_equal(PacketDecoder().decode(batch), decode_reference(batch))
+        _, packets = PacketDecoder(fragments=4).decode_for_flows(batch)
+        assert np.array_equal(packets, decode_for_flows_reference(batch, fragments=4)[1])
     meter = FlowMeter(SETTINGS)
     flows = FlowBatch.concatenate([FlowBatch.empty(20), *read_flows(batches, meter)])
     feature_table(flows, Tier.T2)

@@ -261,8 +261,8 @@ def test_later_fragments_follow_the_first_to_its_flow() -> None:
     later = ipv4(whole[40:], 17, identification=5, fragment=5)
     other = ipv4(whole[40:], 17, identification=6, fragment=5)
     rows = decode(later, first, later, other, link_type=101)
-    lost = Outcome.FRAGMENT_WITHOUT_FIRST
-    assert rows["outcome"].tolist() == [lost, Outcome.FLOW, Outcome.FLOW, lost]
+    waits = Outcome.FRAGMENT_WAITS
+    assert rows["outcome"].tolist() == [waits, Outcome.FLOW, Outcome.FLOW, waits]
     assert rows["src_port"].tolist()[1:3] == [9, 9]
     assert rows["fragment"].tolist() == [2, 1, 2, 2]
 
