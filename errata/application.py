@@ -25,6 +25,7 @@ from services.classify.service import ClassifyService
 from services.classify.settings import ClassifySettings
 from services.memory_telemetry import MemoryTelemetry
 from services.recommend.app import create_app
+from services.recommend.pseudonymous import PathsUnderPseudonym
 from services.recommend.service import RecommendService
 from services.recommend.settings import ServeSettings
 
@@ -48,7 +49,8 @@ def application(
     flows = None if traffic is None else create_traffic(traffic)
     classifying: ClassifyService | None = None if flows is None else flows.state.classify
     if labels_stream is not None:
-        with_labels(app, _messages(labels_stream, settings.redis_url), traffic=flows)
+        messages = _messages(labels_stream, settings)
+        with_labels(app, messages, traffic=flows, pseudonyms=settings.pseudonyms)
     if flows is not None:
         with_traffic(app, flows)
 
@@ -69,12 +71,16 @@ def application(
     dashboard.install(app, Registry(settings.registry), remembered, usage)
     if (tracer := tracer_of()) is not None:
         traced(app, tracer)
+    if settings.pseudonyms is not None:
+        app.add_middleware(PathsUnderPseudonym, pseudonyms=settings.pseudonyms)
     return app
 
 
-def _messages(stream: str, redis_url: str) -> MessageSource:
+def _messages(stream: str, settings: ServeSettings) -> MessageSource:
     if not stream.startswith(SCHEME):
-        return RedisMessages(connect(redis_url, timeout_s=_STREAM_TIMEOUT_S), stream)
+        client = connect(settings.redis_url, timeout_s=_STREAM_TIMEOUT_S)
+        # Whoever writes them names users as they are: what is done must not stay.
+        return RedisMessages(client, stream, erase=settings.pseudonyms is not None)
     address = TopicAddress.parse(stream)
     from feature_store.queues.kafka import KafkaReader, KafkaWriter
 

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -17,6 +18,7 @@ from prometheus_client import CollectorRegistry, Counter
 from pydantic import ValidationError
 
 from feature_store.online.messages import Message, MessageSource
+from feature_store.pseudonyms import Pseudonyms
 from feature_store.queues import QueueUnavailableError
 from services.classify.schemas import FlowLabel, LabelsRequest
 from services.classify.service import ClassifyService
@@ -49,10 +51,11 @@ class LabelConsumer:
         classify: ClassifyService | None = None,
         *,
         metrics: CollectorRegistry | None = None,
+        pseudonyms: Pseudonyms | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._source, self._recommend, self._classify = source, recommend, classify
-        self._now = now
+        self._pseudonyms, self._now = pseudonyms, now
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="errata-labels", daemon=True)
         self.messages = Counter(
@@ -141,11 +144,32 @@ class LabelConsumer:
 
     def _aside(self, message: Message, reason: str) -> None:
         log.warning("message %s of %s is set aside: %s", message.id, self._source.name, reason)
-        self._source.set_aside(message, reason)
+        self._source.set_aside(self._without_names(message), reason)
+
+    def _without_names(self, message: Message) -> Message:
+        """What may be kept of a message. Where users have pseudonyms that is what it has of an
+        outcome: an id may stand anywhere else."""
+        if self._pseudonyms is None:
+            return message
+        try:
+            body = _body(message)
+        except ValueError:
+            kept = {}
+        else:
+            kept = {k: v for k, v in body.items() if k in FeedbackRequest.model_fields}
+            kept |= {"user_id": self._pseudonyms(str(body["user_id"]))} if "user_id" in body else {}
+        return replace(message, fields={"json": orjson.dumps(kept)})
 
 
-def with_labels(app: FastAPI, source: MessageSource, *, traffic: FastAPI | None) -> FastAPI:
-    """`app`, which while it runs also takes outcomes from a stream."""
+def with_labels(
+    app: FastAPI,
+    source: MessageSource,
+    *,
+    traffic: FastAPI | None,
+    pseudonyms: Pseudonyms | None = None,
+) -> FastAPI:
+    """`app`, which while it runs also takes outcomes from a stream; what is set aside names users
+    by `pseudonyms`."""
     lifespan = app.router.lifespan_context
     service: RecommendService = app.state.service
     consumer = LabelConsumer(
@@ -153,6 +177,7 @@ def with_labels(app: FastAPI, source: MessageSource, *, traffic: FastAPI | None)
         service,
         None if traffic is None else traffic.state.classify,
         metrics=service.telemetry.registry,
+        pseudonyms=pseudonyms,
     )
 
     @asynccontextmanager

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+if TYPE_CHECKING:
+    from feature_store.pseudonyms import Pseudonyms
 
 
 class Settings(BaseSettings):
@@ -16,6 +19,8 @@ class Settings(BaseSettings):
         home: where the registry, the embedded Redis, logs and caches live.
         redis_url: a running server (`redis://`, `rediss://`, `unix://`); without one an embedded
             server is started under `home`.
+        user_key: file with the secret that makes pseudonyms of users' ids; without one they are
+            kept as they are sent.
         api_keys: file of the API keys that the service asks for; without one it asks for none.
         log_format: `text`, or `json` for one object a line.
         log_level: `info` also logs every request.
@@ -27,6 +32,7 @@ class Settings(BaseSettings):
     home: Path = Field(default_factory=lambda: Path.home() / ".errata")
     redis_url: str | None = None
     registry_url: str | None = None
+    user_key: Path | None = None
     api_keys: Path | None = None
     log_format: Literal["text", "json"] = "text"
     log_level: Literal["debug", "info", "warning", "error"] = "warning"
@@ -34,8 +40,24 @@ class Settings(BaseSettings):
     def of_demo(self) -> Settings:
         """The demo's own home, registry and Redis: it must not mix with a user's data."""
         return self.model_copy(
-            update={"home": self.home / "demo", "registry_url": None, "redis_url": None}
+            update={
+                "home": self.home / "demo",
+                "registry_url": None,
+                "redis_url": None,
+                "user_key": None,
+            }
         )
+
+    @property
+    def pseudonyms(self) -> Pseudonyms | None:
+        """What names users; None: they are named as they are.
+
+        Raises:
+            FileNotFoundError, ValueError: the file of the secret is missing, or holds none.
+        """
+        from feature_store.pseudonyms import Pseudonyms
+
+        return None if self.user_key is None else Pseudonyms.read(self.user_key)
 
     @property
     def registry(self) -> str:

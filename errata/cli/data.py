@@ -11,9 +11,13 @@ from rich.table import Table
 
 from errata.cli.options import Json, MaxRejectShare
 from errata.console import err, out, print_json
+from errata.settings import Settings
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from feature_store.interactions.dataset import Dataset
+    from feature_store.pseudonyms import Pseudonyms
 
 _FORMATS = "recbole, movielens, lightgcn, triples, spotify_mpd, tabular"
 
@@ -38,7 +42,11 @@ def register(app: typer.Typer) -> None:
             errata import ml-latest-small/ data/
         """
         dataset = read_dataset(
-            source, format=format, max_reject_share=max_reject_share, rejects_path=destination
+            source,
+            format=format,
+            max_reject_share=max_reject_share,
+            rejects_path=destination,
+            pseudonyms=Settings().pseudonyms,
         )
         dataset.write(destination)
         summary = asdict(dataset.summary())
@@ -54,14 +62,24 @@ def register(app: typer.Typer) -> None:
 
 
 def read_dataset(
-    source: Path, *, format: str, max_reject_share: float, rejects_path: Path
+    source: Path,
+    *,
+    format: str,
+    max_reject_share: float,
+    rejects_path: Path,
+    pseudonyms: Pseudonyms | None,
 ) -> Dataset:
-    """Import `source`; a word on standard error about rows that were left out."""
+    """Import `source`; a word on standard error about rows that were left out.
+
+    Users are named by `pseudonyms`, where there are some, and no row that was left out is kept.
+    """
     from feature_store.interactions.importers import import_dataset
     from feature_store.interactions.rejects import RejectPolicy, Rejects
 
     rejects = Rejects(
-        policy=RejectPolicy(max_share=max_reject_share), path=rejects_path / "rejects.jsonl"
+        policy=RejectPolicy(max_share=max_reject_share),
+        path=rejects_path / "rejects.jsonl",
+        rows=pseudonyms is None,
     )
     dataset = import_dataset(source, format=format, rejects=rejects)
     if rejects.count:
@@ -72,4 +90,37 @@ def read_dataset(
         )
         for each in rejects.first(10):
             err.print(f"  {each.file}:{each.line}: {each.reason}", highlight=False, markup=False)
-    return dataset
+    if pseudonyms is None:
+        return dataset
+    return type(dataset)(
+        interactions=_renamed(dataset.interactions, pseudonyms),
+        items=dataset.items,
+        users=None if dataset.users is None else _renamed(dataset.users, pseudonyms),
+        links=dataset.links,
+    )
+
+
+def read_feedback(settings: Settings) -> pl.DataFrame:
+    """What `POST /v1/feedback` has collected, of users by the names that tables give them.
+
+    What was collected under another key is left out: whom it names, nobody can tell.
+    """
+    from feature_store.offline import FeedbackLog
+    from feature_store.pseudonyms import SHAPE
+
+    feedback = FeedbackLog(settings.offline_directory / "feedback").read()
+    if (pseudonyms := settings.pseudonyms) is None:
+        return feedback
+    key = feedback["user_id"].str.extract(f"^{SHAPE}$", 1)
+    known = feedback.filter(key.is_null() | (key == pseudonyms.key_id))
+    if lost := feedback.height - known.height:
+        err.print(
+            f"[yellow]{lost:,} outcomes are left out[/yellow]: they name users by another key than "
+            f"{pseudonyms.key_id}",
+            highlight=False,
+        )
+    return _renamed(known, pseudonyms)
+
+
+def _renamed(table: pl.DataFrame, pseudonyms: Pseudonyms) -> pl.DataFrame:
+    return table.with_columns(user_id=pseudonyms.column(table["user_id"]))

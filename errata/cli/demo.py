@@ -78,6 +78,7 @@ def register(app: typer.Typer) -> None:
             format="auto",
             max_reject_share=max_reject_share,
             rejects_path=settings.home / "rejects",
+            pseudonyms=settings.pseudonyms,
         )
         with redis_url(settings) as url:
             store = OnlineStore(connect(url, timeout_s=10), tenant=tenant)

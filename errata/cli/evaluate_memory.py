@@ -147,7 +147,11 @@ def open_subject(
     from pipelines.recommender.config import RecommenderConfig
 
     tables = read_dataset(
-        data, format="auto", max_reject_share=0.01, rejects_path=settings.home / "rejects"
+        data,
+        format="auto",
+        max_reject_share=0.01,
+        rejects_path=settings.home / "rejects",
+        pseudonyms=settings.pseudonyms,
     )
     return recommender.subject(
         tables,

@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
 
     @app.command("forget-user")
     def forget_user(
-        user_id: Annotated[str, typer.Argument(help="As in the tables and in requests.")],
+        user_id: Annotated[str, typer.Argument(help="As in requests, or the pseudonym.")],
         tenant: Annotated[str, typer.Option(help="Prefix of the keys in Redis.")] = "default",
         catalogue: Annotated[
             str | None, typer.Option(help="A further catalogue of the service, by its name.")
@@ -36,7 +36,8 @@ def register(app: typer.Typer) -> None:
         Running services drop what they remember within a second, and Redis rewrites its
         append-only file. Not reached: the tables that you imported (remove the user there before
         the next training), backups, and models that were trained on the user's interactions among
-        all others (they hold no vector and no row of a user).
+        all others (they hold no vector and no row of a user). With ERRATA_USER_KEY the user is
+        sought by the pseudonym alone; without it, by the id itself.
 
             errata forget-user 196 --json
         """
@@ -45,6 +46,8 @@ def register(app: typer.Typer) -> None:
         from feature_store.online import OnlineStore, connect
 
         settings = Settings()
+        if (pseudonyms := settings.pseudonyms) is not None:
+            user_id = pseudonyms(user_id)
         offline = settings.offline_directory
         if catalogue is not None:
             offline = offline / "catalogues" / catalogue

@@ -87,6 +87,7 @@ def register(app: typer.Typer) -> None:
                 format="auto",
                 max_reject_share=max_reject_share,
                 rejects_path=settings.home / "rejects",
+                pseudonyms=settings.pseudonyms,
             )
             histories = building.histories_of_tables(dataset.interactions, queries, seed)
         else:

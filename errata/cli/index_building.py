@@ -115,6 +115,7 @@ def publish(
             data_fingerprint=manifest.data_fingerprint,
             code_version=__version__,
             config=manifest.config,
+            user_key=manifest.user_key,
             metrics=manifest.metrics
             | {"index": report.to_json() | {"built_from": manifest.version}},
         )

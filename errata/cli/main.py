@@ -27,6 +27,7 @@ from errata.cli import (
     score,
     serve,
     train,
+    users,
 )
 from errata.cli.interrupt import INTERRUPTED
 from errata.console import err
@@ -51,6 +52,7 @@ classify.register(app)
 demo.register(app)
 demo_traffic.register(app)
 keys.register(app)
+users.register(app)
 forget.register(app)
 doctor.register(app)
 

@@ -153,6 +153,9 @@ def register(app: typer.Typer) -> None:
         name, separator, source = where.partition("=")
         if name != "source" or not separator or not source:
             raise ValueError(f"--where takes source=NAME, not '{where}'")
+        # Of recommendations the user is the source.
+        if model == RECOMMENDER and (pseudonyms := Settings().pseudonyms) is not None:
+            source = pseudonyms(source)
         with _log(model, version, tenant) as log:
             log.forget_source(source)
         out.print(f"'{source}' is forgotten by {model} {log.version}")

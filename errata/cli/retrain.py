@@ -76,9 +76,8 @@ def register(app: typer.Typer) -> None:
 
             errata retrain recommender --data data/ --if-drift --exit-zero
         """
-        from errata.cli.data import read_dataset
+        from errata.cli.data import read_dataset, read_feedback
         from feature_store.editions import RecommenderEdition
-        from feature_store.offline import FeedbackLog
         from pipelines.progress import Terminal
         from pipelines.recommender.challenge import challenge
         from pipelines.recommender.config import RecommenderConfig
@@ -100,8 +99,9 @@ def register(app: typer.Typer) -> None:
             format="auto",
             max_reject_share=max_reject_share,
             rejects_path=settings.home / "rejects",
+            pseudonyms=settings.pseudonyms,
         )
-        feedback = FeedbackLog(settings.offline_directory / "feedback").read()
+        feedback = read_feedback(settings)
         reporter = Terminal()
         reporter.say(f"{feedback.height:,} outcomes were collected")
         with ends_promptly("interrupted: nothing is published"):

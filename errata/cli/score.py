@@ -95,7 +95,8 @@ def register(app: typer.Typer) -> None:
         tables of --data, which may be larger than memory. Inputs and --out are paths or URLs that
         fsspec knows (s3://, gs://, …); an input may be a folder or a pattern. A run that was
         killed goes on where it stopped when the same command is given again, with the version
-        that it began with. Rows that cannot be read are in rejects.jsonl.
+        that it began with. Rows that cannot be read are in rejects.jsonl. With ERRATA_USER_KEY
+        users are found by their pseudonyms, and written by the ids that the input gives them.
 
             errata score recommender --users users.parquet --data data/ --k 100 --out scores/
         """
@@ -125,6 +126,7 @@ def register(app: typer.Typer) -> None:
                 exclude_seen=not include_seen,
                 block_rows=block_rows,
                 memory=_memory(RECOMMENDER, url, tenant) if with_memory else None,
+                pseudonyms=settings.pseudonyms,
             )
             _run(job, out_url, _engine(engine, ray_address), overwrite=overwrite, json=json)
 

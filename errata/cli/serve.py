@@ -103,6 +103,7 @@ def register(app: typer.Typer) -> None:
                     "tenant": tenant,
                     "device": device,
                     "api_keys": settings.api_keys,
+                    "pseudonyms": settings.pseudonyms,
                     "code_version": __version__,
                 }
             )

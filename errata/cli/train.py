@@ -10,7 +10,7 @@ import typer
 
 from errata import __version__
 from errata.cli import evaluate_memory
-from errata.cli.data import read_dataset
+from errata.cli.data import read_dataset, read_feedback
 from errata.cli.interrupt import ends_promptly
 from errata.cli.options import ConfigFile, Json, MaxRejectShare, Overrides, parse_overrides
 from errata.console import err, out, print_json
@@ -85,7 +85,6 @@ def register(app: typer.Typer) -> None:
 
             torchrun --standalone --nproc-per-node 2 -m errata train recommender --data data/
         """
-        from feature_store.offline import FeedbackLog
         from feature_store.registry import Registry
         from pipelines.distributed import process_group
         from pipelines.progress import Terminal
@@ -100,8 +99,7 @@ def register(app: typer.Typer) -> None:
         registry = Registry(settings.registry, cache=settings.home / "cache" / "registry")
         dataset = _read(data, settings, max_reject_share)
         if feedback:
-            log = FeedbackLog(settings.offline_directory / "feedback")
-            dataset = with_feedback(dataset, log.read())
+            dataset = with_feedback(dataset, read_feedback(settings))
         with (
             ends_promptly(
                 "interrupted: nothing is published; the same command goes on after the last epoch"
@@ -322,4 +320,5 @@ def _read(data: Path, settings: Settings, max_reject_share: float) -> Dataset:
         format="auto",
         max_reject_share=max_reject_share,
         rejects_path=settings.home / "rejects",
+        pseudonyms=settings.pseudonyms,
     )

@@ -13,6 +13,7 @@ LINE = "#line"  # names no user's column is likely to have; dropped before a tab
 ROW = "#row"
 
 _SCHEMA = {"file": pl.String, "line": pl.Int64, "reason": pl.String, "row": pl.String}
+NOT_KEPT = "(not kept: it may name a user)"
 _SHOWN = 10
 _SHOWN_CHARACTERS = 120
 
@@ -59,6 +60,7 @@ class Rejects:
         policy: how large a share may be rejected before `settle` raises.
         path: where `settle` writes them (JSON lines: file, line, reason, row); by default a new
             file in the system's temporary folder.
+        rows: whether to keep what stood in them; False where that may name somebody.
 
     Example:
         >>> rejects = Rejects(policy=RejectPolicy(max_share=0.5))
@@ -70,7 +72,14 @@ class Rejects:
         [Reject(file='log.csv', line=3, reason='negative', row='b,-1')]
     """
 
-    def __init__(self, *, policy: RejectPolicy | None = None, path: Path | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        policy: RejectPolicy | None = None,
+        path: Path | None = None,
+        rows: bool = True,
+    ) -> None:
+        self._rows = rows
         self.policy = policy or RejectPolicy()
         self.path = path
         self.total = 0
@@ -97,7 +106,13 @@ class Rejects:
         if rows.is_empty():
             return
         row = (
-            pl.col(ROW) if ROW in rows.columns else pl.struct(pl.exclude(LINE)).struct.json_encode()
+            pl.lit(NOT_KEPT)
+            if not self._rows
+            else (
+                pl.col(ROW)
+                if ROW in rows.columns
+                else pl.struct(pl.exclude(LINE)).struct.json_encode()
+            )
         )
         self._frames.append(
             rows.select(

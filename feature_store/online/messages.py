@@ -72,14 +72,16 @@ class RedisMessages:
         again_after_s: float = 1.0,
         take_over_after_s: float = 30.0,
         at_once: int = 64,
+        erase: bool = False,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """`again_after_s`: until an own message that was not acknowledged is given again;
-        `take_over_after_s`: until another consumer's is."""
+        `take_over_after_s`: until another consumer's is; `erase`: delete what is done, so that
+        other groups of the stream no longer find it."""
         self._redis, self._name, self._group = client, name, group
         self._consumer = consumer or f"{socket.gethostname()}-{os.getpid()}"
         self._again_s, self._take_over_s, self._at_once = again_after_s, take_over_after_s, at_once
-        self._monotonic = monotonic
+        self._erase, self._monotonic = erase, monotonic
         self._looked = -again_after_s  # what an earlier life of this consumer left comes first
         self._ready = False
 
@@ -102,18 +104,25 @@ class RedisMessages:
     def acknowledge(self, messages: Sequence[Message]) -> None:
         """See `MessageSource`."""
         if messages:
-            self._redis.xack(self._name, self._group, *(each.id for each in messages))
+            pipeline = self._redis.pipeline(transaction=True)
+            self._done(pipeline, [each.id for each in messages])
+            pipeline.execute()
 
     def set_aside(self, message: Message, reason: str) -> None:
         """See `MessageSource`."""
         fields: dict[Any, Any] = {**message.fields, "reason": reason, "id": message.id}
         pipeline = self._redis.pipeline(transaction=True)
         pipeline.xadd(f"{self._name}:rejected", fields, maxlen=10_000, approximate=True)
-        pipeline.xack(self._name, self._group, message.id)
+        self._done(pipeline, [message.id])
         pipeline.execute()
 
     def close(self) -> None:
         """See `MessageSource`: the server notices silence, and the client is its owner's."""
+
+    def _done(self, pipeline: Any, ids: Sequence[str]) -> None:
+        pipeline.xack(self._name, self._group, *ids)
+        if self._erase:
+            pipeline.xdel(self._name, *ids)
 
     def _create(self) -> None:
         try:

@@ -46,6 +46,8 @@ class Manifest(BaseModel):
     data_fingerprint: str
     config: dict[str, Any]
     metrics: dict[str, Any]
+    # Which key named the users of the data; None: they were named as they were sent.
+    user_key: str | None = None
     files: dict[str, FileEntry]
 
     @field_validator("files")

@@ -79,8 +79,11 @@ class Registry:
         code_version: str,
         config: Mapping[str, Any],
         metrics: Mapping[str, Any],
+        user_key: str | None = None,
     ) -> Manifest:
         """Copy every file of `staging` into a new version and return its manifest.
+
+        `user_key`: which key named the users of the data, if any did (`Pseudonyms.key_id`).
 
         Raises:
             ValueError: `staging` holds no file.
@@ -99,6 +102,7 @@ class Registry:
             data_fingerprint=data_fingerprint,
             config=dict(config),
             metrics=dict(metrics),
+            user_key=user_key,
             files={name: FileEntry.of(staging / name) for name in names},
         )
         target = self._version_path(model, manifest.version)

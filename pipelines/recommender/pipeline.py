@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from feature_store.editions.recommender import MODEL_NAME
 from feature_store.interactions.dataset import Dataset
 from feature_store.interactions.log import InteractionLog
+from feature_store.pseudonyms import key_of
 from feature_store.registry import Manifest, Registry
 from pipelines.allocator import keep_large_buffers
 from pipelines.distributed import ALONE, Group
@@ -157,6 +158,7 @@ def run_together(
             data_fingerprint=fingerprint,
             code_version=code_version,
             config=config.model_dump(mode="json"),
+            user_key=key_of(dataset.interactions["user_id"]),
             metrics=headline(evaluations[0])
             | {"graph_edges": trained.graph.counts()}
             | trained_until(log.take(split.part != "test")),

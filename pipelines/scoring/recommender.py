@@ -19,6 +19,7 @@ from feature_store.error_memory.replica import MemoryReplica
 from feature_store.interactions.catalogue import Catalogue
 from feature_store.interactions.history import NEGATIVE_SIGNALS
 from feature_store.online import OnlineStore, connect
+from feature_store.pseudonyms import Pseudonyms
 from feature_store.registry import Registry
 from feature_store.vectors.index import top
 from pipelines.progress import Bar, Reporter
@@ -34,6 +35,7 @@ EXACT_ITEMS = 1 << 16  # a larger catalogue is searched with the edition's index
 SCORES_AT_ONCE = 1 << 24  # 64 MB of scores, and as much again twice to order them
 
 ROWS, EVENTS, FEATURES = "rows", "events", "features"
+GIVEN = "#given"  # a user's id as the input has it, where it is another than the name
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
 
@@ -74,6 +76,7 @@ class RecommenderJob:
         memory: corrects the lists of users; None leaves them the version's own.
         bucket_bytes: of input in a unit, which is held in memory.
         buffer_bytes: of rows that wait to be written while the input is sorted out.
+        pseudonyms: what histories name users by; the output names them as the input does.
     """
 
     registry: str
@@ -91,6 +94,7 @@ class RecommenderJob:
     bucket_bytes: int = BUCKET_BYTES
     buffer_bytes: int = BUFFER_BYTES
     memory: MemorySource | None = None
+    pseudonyms: Pseudonyms | None = None
 
     def __post_init__(self) -> None:
         if self.memory is not None and self.kind != "users":
@@ -106,6 +110,8 @@ class RecommenderJob:
             "bucket_bytes": self.bucket_bytes,
         }
         settings |= corrected(self.memory)
+        if self.pseudonyms is not None:
+            settings["user_key"] = self.pseudonyms.key_id
         if self.kind == "users":
             settings |= {
                 "k": self.k,
@@ -136,12 +142,12 @@ class RecommenderJob:
             if isinstance(self.histories, TableSource):
                 source = self.histories
                 events = _events(source.interactions, edition.catalogue)
-                stage(output, EVENTS, events, **sizes)
+                stage(output, EVENTS, map(self._named, events), **sizes)
                 bar.advance(1)
                 if source.users is not None:
                     columns = _feature_columns(edition)
                     users = read_rows(source.users, ("user_id",), optional=columns)
-                    stage(output, FEATURES, map(_with_text_ids, users), **sizes)
+                    stage(output, FEATURES, map(self._named, map(_with_text_ids, users)), **sizes)
                     bar.advance(1)
 
     def open(self, version: str, output: Output) -> UserScorer:
@@ -201,8 +207,17 @@ class RecommenderJob:
                     chunk = chunk.join(items, on="item_id", how="left", maintain_order="left")
                     known = pl.col("item").is_not_null()
                     chunk = _keep(chunk, known, "the version has no such item", file, report)
-                yield chunk.drop("row")
+                chunk = chunk.drop("row")
+                if self.pseudonyms is not None:
+                    chunk = chunk.with_columns(pl.col("user_id").alias(GIVEN))
+                yield self._named(chunk)
             bar.advance(1)
+
+    def _named(self, table: pl.DataFrame) -> pl.DataFrame:
+        """`table` with its users by the names under which they are kept."""
+        if self.pseudonyms is None:
+            return table
+        return table.with_columns(user_id=self.pseudonyms.column(table["user_id"]))
 
 
 @dataclass(frozen=True)
@@ -276,12 +291,15 @@ class UserScorer:
     def score(self, block: UserBlock) -> pl.DataFrame:
         """One row for each of the block's."""
         known = block.histories.of(block.users.to_list(), first=block.first)
-        return self._answer(block, known).with_columns(model_version=pl.lit(self._version))
+        answer = self._answer(block, known)
+        if GIVEN in block.rows.columns:  # a row of the answer is one of the block
+            answer = answer.with_columns(user_id=block.rows[GIVEN])
+        return answer.with_columns(model_version=pl.lit(self._version))
 
     def _of_tables(self, unit: int, rows: pl.DataFrame, users: pl.DataFrame) -> TableHistories:
         features = self._staged.read(FEATURES, unit)
         if features is None:  # the rows may bring features of their own
-            features = rows.drop("item_id", "item", strict=False)
+            features = rows.drop("item_id", "item", GIVEN, strict=False)
         return TableHistories(users, self._staged.read(EVENTS, unit), features)
 
 

@@ -28,6 +28,7 @@ from feature_store.online import (
     OnlineStore,
     StoredPrediction,
 )
+from feature_store.pseudonyms import Pseudonyms, differs
 from feature_store.registry import Registry, RegistryError
 from feature_store.vectors import single_threaded
 from services.problems import ProblemError
@@ -36,6 +37,7 @@ from services.recommend.item_texts import ItemTexts
 from services.recommend.loading import Served, load_served
 from services.recommend.memory import Memories, MemoryStage
 from services.recommend.predictions import PredictionKeeper
+from services.recommend.pseudonymous import under_pseudonym
 from services.recommend.recommender import Recommendation, recommend
 from services.recommend.schemas import (
     FeedbackRequest,
@@ -84,8 +86,11 @@ class CatalogueService:
         offline: Path,
         device: str,
         telemetry: Telemetry,
+        pseudonyms: Pseudonyms | None = None,
     ) -> None:
         """Loads nothing yet: `refresh` does, and may be called again and again."""
+        self._pseudonyms = pseudonyms
+        self._named_otherwise: dict[str, str] = {}
         self.name = name
         self._settings = settings
         self._registry = registry
@@ -227,7 +232,18 @@ class CatalogueService:
             log.error(
                 "version %s serves in place of %s: %s", served.version, wanted, served.problem
             )
+        self._compare_names(arm, served.version)
         self._switch(arm, served)
+
+    def _compare_names(self, arm: str, version: str) -> None:
+        """Say so where a version learned of users under names that are not those used here."""
+        own = None if self._pseudonyms is None else self._pseudonyms.key_id
+        manifest = self._registry.manifest(self._settings.model, version)
+        problem = differs(manifest.user_key, own)
+        self._named_otherwise.pop(arm, None)
+        if problem is not None:
+            self._named_otherwise[arm] = f"version {version}: {problem}"
+            log.warning("version %s: %s", version, problem)
 
     def _prepare(
         self, edition: RecommenderEdition, version: str, texts: ItemTexts | None = None
@@ -414,6 +430,7 @@ class CatalogueService:
         Raises:
             ProblemError: 503 where the disk takes nothing: what is acknowledged must be kept.
         """
+        request = under_pseudonym(request, self._pseudonyms)
         prediction = None
         if request.prediction_id is not None:
             prediction = self._predictions.waiting(request.prediction_id) or self._users.prediction(
@@ -536,6 +553,7 @@ class CatalogueService:
         if served is None:
             return Health(status="unavailable", reasons=[self._not_loaded[CHAMPION]])
         reasons = self._degraded(served, redis_away=not self._users.available, count=False)
+        reasons += self._named_otherwise.values()
         if CHALLENGER in self._aliases and CHALLENGER not in self._arms:
             missing = self._not_loaded.get(CHALLENGER, "it was not loaded yet")
             reasons.append(f"the champion serves everyone, without a challenger: {missing}")

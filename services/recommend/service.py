@@ -18,6 +18,7 @@ from feature_store.vectors import single_threaded
 from services.problems import ProblemError
 from services.recommend.batcher import Batcher, OverloadedError
 from services.recommend.catalogue import Asked, CatalogueService
+from services.recommend.pseudonymous import under_pseudonym
 from services.recommend.schemas import Health, RecommendationRequest
 from services.recommend.settings import DEFAULT_CATALOGUE, ServeSettings
 from services.recommend.telemetry import Telemetry
@@ -38,6 +39,7 @@ class RecommendService:
         """Loads nothing yet: `refresh` does, and may be called again and again."""
         self.telemetry = Telemetry()
         registry, limits = Registry(settings.registry), settings.limits
+        self._pseudonyms = settings.pseudonyms
         client = connect(settings.redis_url, timeout_s=limits.redis_ms / 1e3)
         self._catalogues = {
             name: CatalogueService(
@@ -48,6 +50,7 @@ class RecommendService:
                 offline=_offline(settings.offline, name),
                 device=settings.device,
                 telemetry=self.telemetry,
+                pseudonyms=self._pseudonyms,
             )
             for name, each in settings.every_catalogue().items()
         }
@@ -99,7 +102,7 @@ class RecommendService:
         Raises:
             ProblemError: 404 for an unknown catalogue; 503 when too many wait.
         """
-        asked = Asked(request, time.perf_counter())
+        asked = Asked(under_pseudonym(request, self._pseudonyms), time.perf_counter())
         try:
             return self._batcher.ask((self.catalogue(catalogue), asked))
         except OverloadedError as error:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from feature_store.pseudonyms import Pseudonyms
 from feature_store.registry.names import RECOMMENDER
 
 DEFAULT_CATALOGUE = "default"
@@ -123,8 +124,11 @@ class ServeSettings(_Settings):
         api_keys: file of the keys that requests must show one of; None asks for none.
         admin_port: the one port that answers what needs the scope `admin`: promotion, rollback,
             forgetting, changes of the catalogue, metrics; None: every port does.
+        pseudonyms: what users are named by, wherever they are kept; None: by their ids.
         code_version: shown in the OpenAPI document.
     """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
 
     registry: str
     redis_url: str
@@ -138,6 +142,7 @@ class ServeSettings(_Settings):
     limits: Limits = Limits()
     api_keys: Path | None = None
     admin_port: int | None = Field(None, ge=1, le=65_535)
+    pseudonyms: Pseudonyms | None = None
     code_version: str = "unknown"
 
     def every_catalogue(self) -> dict[str, CatalogueSettings]:
