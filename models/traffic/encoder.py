@@ -14,8 +14,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from models.traffic.mixers import MixerKind, MixerState, build_mixer
+from models.traffic import cpu
+from models.traffic.cpu.step import fused_block_step
+from models.traffic.mixers import Mamba1Mixer, MixerKind, MixerState, build_mixer
 
+NORM_EPS = 1e-5
 PACKED_BELOW = 0.8  # share of tokens that are there; above, moving them costs what it saves
 
 
@@ -81,7 +84,7 @@ class TrafficEncoder(nn.Module):
             for layer in range(config.layers)
         ]
         self.blocks = cast(Sequence[Block], nn.ModuleList(blocks))
-        self.norm = nn.RMSNorm(config.d_model, eps=1e-5)
+        self.norm = nn.RMSNorm(config.d_model, eps=NORM_EPS)
         self.class_token = nn.Parameter(torch.empty(config.d_model).normal_(std=0.02))
 
     def forward(self, tokens: Tensor, lengths: Tensor | None = None) -> Encoded:
@@ -157,7 +160,7 @@ class Block(nn.Module):
 
     def __init__(self, config: EncoderConfig, *, drop_path: float) -> None:
         super().__init__()
-        self.norm = nn.RMSNorm(config.d_model, eps=1e-5)
+        self.norm = nn.RMSNorm(config.d_model, eps=NORM_EPS)
         self.mixer = build_mixer(
             config.mixer, config.d_model,
             expand=config.expand, d_state=config.d_state, taps=config.taps,
@@ -182,6 +185,19 @@ class Block(nn.Module):
 
     def step(self, x: Tensor, state: MixerState) -> tuple[Tensor, MixerState]:
         """(P, d_model) → (P, d_model) and the new state."""
+        if (
+            isinstance(self.mixer, Mamba1Mixer)
+            and not torch.is_grad_enabled()
+            and cpu.supports(x)
+            and cpu.supports(state.scan)
+        ):
+            weights = self.mixer.block_weights(self.norm.weight)
+            x, *after = fused_block_step(x, weights, *state, eps=NORM_EPS)
+            return x, MixerState(*after)
+        return self.step_by_parts(x, state)
+
+    def step_by_parts(self, x: Tensor, state: MixerState) -> tuple[Tensor, MixerState]:
+        """`step`, one operation after the other, for any mixer, device and dtype."""
         mixed, state = self.mixer.step(self.norm(x), state)
         return x + mixed, state
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.traffic.causal_conv import causal_conv, conv_step
+from models.traffic.cpu.step import BlockWeights
 from models.traffic.selective_scan import scan_step, selective_scan
 from models.traffic.ssd import ssd_scan, ssd_step
 
@@ -123,6 +124,13 @@ class Mamba1Mixer(Mixer):
             delta_bias=self.step_bias, state=state.scan,
         )  # fmt: skip
         return self.leave(y), MixerState(conv, scan)
+
+    def block_weights(self, norm: Tensor) -> BlockWeights:
+        """What `fused_block_step` takes; `norm` is the weight of the norm before this mixer."""
+        return BlockWeights(
+            norm, self.enter.weight, self.conv_weight, self.conv_bias, self.select.weight,
+            self.step_size.weight, self.step_bias, self.A_log, self.D, self.leave.weight,
+        )  # fmt: skip
 
     def initial_state(self, sequences: int) -> MixerState:
         """See the interface."""
