@@ -154,4 +154,4 @@ def _dot(weights: Floats, row: int, vector: Floats, size: int) -> float:
     found = splat(np.float32(0.0))
     for k in range(0, size, LANES):
         found = fma(load(weights, row + k), load(vector, k), found)
-    return total(found)
+    return float(total(found))
