@@ -9,19 +9,24 @@ connection broke is sent once more, as a load balancer does; `retried` counts th
 `lost` counts acknowledged feedback that is in the end not in the offline log, or not in Redis: it
 must be 0. `availability` is the share of requests that were answered with a 2xx; `degraded` the
 share of answers that said so. Where the disk is full, feedback cannot be kept and must not be
-acknowledged: `refused` counts it apart, `recommendations` is the availability of the rest.
+acknowledged: it is refused with 503 until there is room, `refused` counts it apart, and
+availability is that of all else. `volume_full` fills a small file system of its own, which holds
+the feedback; where none may be mounted it is left out, and said to be. In `disk_full` no process of
+the service may write to any file.
 """
 
 from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
+import subprocess
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -65,6 +70,7 @@ class Scene:
     redis: RedisServer
     service: Server
     clock: JumpingClock
+    volume: Path
 
 
 @contextmanager
@@ -131,6 +137,17 @@ def disk_full(scene: Scene) -> Iterator[None]:
 
 
 @contextmanager
+def volume_full(scene: Scene) -> Iterator[None]:
+    """The file system of the feedback has no room left."""
+    ballast = scene.volume / "ballast"
+    with ballast.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4_096))
+    yield
+    ballast.unlink()
+
+
+@contextmanager
 def registry_away(scene: Scene) -> Iterator[None]:
     """The volume with the versions is gone."""
     there, away = scene.home / "registry", scene.home / "registry.away"
@@ -177,12 +194,16 @@ FAULTS = {
         redis_slow,
         redis_read_only,
         disk_full,
+        volume_full,
         registry_away,
         worker_killed,
         clock_ahead,
         clock_back,
     )
 }
+# While these last, feedback cannot be kept and must be refused.
+NOT_KEPT = (disk_full.__name__, volume_full.__name__)
+VOLUME_BYTES = 8 << 20
 
 
 def main() -> None:
@@ -227,6 +248,10 @@ def measure(
         home = Path(folder)
         store = RedisServer(home)
         store.start()
+        mounted = _mount(home / "offline")
+        if not mounted and volume_full.__name__ in names:
+            print("volume_full: left out, for no file system may be mounted here")
+            names = [each for each in names if each != volume_full.__name__]
         try:
             world = _publish(home)
             world.fill_redis(store.url)
@@ -235,7 +260,7 @@ def measure(
             clock = JumpingClock(home)
             env = {"ERRATA_HOME": str(home), "ERRATA_REDIS_URL": store.url} | clock.env
             with server("errata", command, port=port, probe="/readyz", env=env) as service:
-                scene = Scene(home, store, service, clock)
+                scene = Scene(home, store, service, clock, home / "offline")
                 url = f"http://127.0.0.1:{port}"
                 for name in names:
                     tally = Tally()
@@ -252,6 +277,8 @@ def measure(
             return tallies, _lost(home, store, tallies)
         finally:
             store.kill()
+            if mounted:
+                _tool("umount", "--lazy", str(home / "offline"))
 
 
 def _ask(
@@ -273,7 +300,7 @@ def _ask(
             said = _post(client, tally, "/v1/feedback", body | {"feedback_id": feedback_id})
             if said is not None:
                 tally.acknowledged.append((user, feedback_id))
-            elif name == disk_full.__name__:
+            elif name in NOT_KEPT:
                 tally.refused += 1
         else:
             _post(client, tally, "/v1/recommendations", {"user_id": user, "k": 10})
@@ -336,6 +363,22 @@ def _well(client: httpx.Client, home: Path) -> bool:
 def _waiting(home: Path) -> bool:
     return any((home / "offline").glob("spool.jsonl")) or any(
         (home / "offline").glob("spool.replaying")
+    )
+
+
+def _mount(directory: Path) -> bool:
+    """A small file system of its own; False where that is not permitted."""
+    directory.mkdir()
+    size = f"size={VOLUME_BYTES}"
+    return _tool("mount", "-t", "tmpfs", "-o", size, "errata-faults", str(directory))
+
+
+def _tool(name: str, *arguments: str) -> bool:
+    """Whether a tool of the system is there and did what it was told."""
+    found = shutil.which(name)
+    return (
+        found is not None
+        and not subprocess.run([found, *arguments], capture_output=True).returncode
     )
 
 

@@ -24,7 +24,7 @@ def main() -> int:
         dependencies, problem = ask(service)
         known = [each for each in dependencies if "skip_reason" not in each]
         if not known:
-            reason = problem or "it knows none of the packages"
+            reason = problem or "it knows none of the packages (a mirror without such data?)"
             print(f"audit: {service}: {reason}", file=sys.stderr)
             continue
         found = [(each, vulnerability) for each in known for vulnerability in each["vulns"]]
@@ -34,7 +34,11 @@ def main() -> int:
             print(f"{name}: {vulnerability['id']}, mended by {mended}")
         print(f"audit: {service}: {len(known)} of {len(dependencies)} packages, {len(found)} known")
         return 1 if found else 0
-    print("audit: NOTHING WAS AUDITED: no vulnerability data could be reached", file=sys.stderr)
+    print(
+        "audit: NOTHING WAS AUDITED. No vulnerability data could be reached: run this where "
+        "https://pypi.org (itself, not a mirror) or https://api.osv.dev can be asked.",
+        file=sys.stderr,
+    )
     return 3
 
 
@@ -50,9 +54,10 @@ def ask(service: str) -> tuple[list[dict[str, Any]], str]:
     except subprocess.TimeoutExpired:
         return [], f"no answer within {TIMEOUT_S} s"
     except (json.JSONDecodeError, KeyError):
-        return [], done.stderr.strip().splitlines()[-1][
-            :200
-        ] if done.stderr.strip() else "no report"
+        if "ConnectionError" in done.stderr:
+            return [], "it cannot be reached from here"
+        said = done.stderr.strip().splitlines()
+        return [], said[-1][:200] if said else "no report"
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import tempfile
 import threading
 import uuid
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from pathlib import Path
 import orjson
 import polars as pl
 
+_ROOM_BYTES = 65_536
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 SCHEMA = {
     "feedback_id": pl.String,
@@ -89,6 +91,15 @@ class FeedbackLog:
         with self._lock, self._rewriting(exclusive=False):
             path.parent.mkdir(parents=True, exist_ok=True)
             append_line(path, record.pack())
+
+    def takes(self) -> bool:
+        """Whether the disk has room for some more records."""
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self._directory, buffering=0) as file:
+                return file.write(bytes(_ROOM_BYTES)) == _ROOM_BYTES
+        except OSError:
+            return False
 
     def read(self) -> pl.DataFrame:
         """All outcomes in time order, each of a user's feedback_ids once; a line that is not

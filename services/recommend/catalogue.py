@@ -58,6 +58,7 @@ from services.recommend.warm_up import RecentQueries, warm_up
 log = logging.getLogger(__name__)
 
 REDIS_AWAY = "redis is unreachable: answered from what was last known"
+RETRY_UNKEPT_S = "5"
 CHAMPION, CHALLENGER = "champion", "challenger"
 
 
@@ -115,6 +116,7 @@ class CatalogueService:
         self._store = CatalogueChanges(client, tenant=settings.tenant)
         self._changes = Changes()
         self._arms: dict[str, Served] = {}
+        self._unkept: str | None = None
         self._not_loaded: dict[str, str] = {CHAMPION: "no version was loaded yet"}
         self._recent = RecentQueries()
         challenger = settings.challenger
@@ -174,6 +176,9 @@ class CatalogueService:
         A version that is corrupt or fails its warm-up never serves: the one before stays.
         """
         changed = False
+        if self._unkept is not None and self._log.takes():
+            log.warning("feedback is kept again")
+            self._unkept = None
         if self._users.check():
             changed = self._read_changes()
             self._sweep()
@@ -451,12 +456,17 @@ class CatalogueService:
             self._log.append(record)
             applied = self._users.apply(record)
         except OSError as error:
-            log.error("feedback cannot be kept: %s", error)
+            self._telemetry.feedback.labels("refused").inc()
+            if self._unkept is None:  # once, not for each: the log may be on the same disk
+                log.error("feedback cannot be kept: %s", error)
+            self._unkept = f"feedback cannot be kept: {error.strerror or error}"
             raise ProblemError(
                 status=503,
                 title="Feedback cannot be kept",
                 detail="the disk of the feedback log takes nothing; send it again later",
+                headers={"Retry-After": RETRY_UNKEPT_S},
             ) from error
+        self._unkept = None
         status = {True: "applied", False: "duplicate", None: "stored"}[applied]
         self._telemetry.feedback.labels(status).inc()
         if prediction is not None and applied is not False:
@@ -554,6 +564,8 @@ class CatalogueService:
             return Health(status="unavailable", reasons=[self._not_loaded[CHAMPION]])
         reasons = self._degraded(served, redis_away=not self._users.available, count=False)
         reasons += self._named_otherwise.values()
+        if self._unkept is not None:
+            reasons.append(self._unkept)
         if CHALLENGER in self._aliases and CHALLENGER not in self._arms:
             missing = self._not_loaded.get(CHALLENGER, "it was not loaded yet")
             reasons.append(f"the champion serves everyone, without a challenger: {missing}")

@@ -118,6 +118,27 @@ def test_keys_are_mounted_as_a_folder_so_that_they_follow_their_secret(render) -
             assert variables["ERRATA_API_KEYS"] == f"{mount['mountPath']}/keys.json"
 
 
+@pytest.mark.parametrize("name", ["production", "jobs", "stream"])
+def test_whoever_is_told_of_users_has_the_key_that_names_them_and_nobody_else(
+    render, name: str
+) -> None:
+    """Pods that would name them otherwise would be strangers to each other."""
+    told = {"serve", "feedback", "retrain", "score"}
+    for component, pod, container in pods(render(name, "userKey.existingSecret=errata-users")):
+        variables = {each["name"]: each.get("value") for each in container.get("env", [])}
+        mounts = {each["name"]: each["mountPath"] for each in container.get("volumeMounts", [])}
+        assert ("ERRATA_USER_KEY" in variables) is (component in told)
+        assert ("user-key" in mounts) is (component in told)
+        if component in told:
+            assert variables["ERRATA_USER_KEY"] == f"{mounts['user-key']}/user.key"
+            (secret,) = (each["secret"] for each in pod["volumes"] if each["name"] == "user-key")
+            assert secret["secretName"] == "errata-users"
+
+
+def test_users_are_kept_under_their_ids_until_a_key_is_named(render) -> None:
+    assert "ERRATA_USER_KEY" not in str(render())
+
+
 @pytest.mark.parametrize("name", ["sensor", "stream"])
 def test_only_training_writes_the_registry(render, name: str) -> None:
     for component, _, container in pods(render(name)):

@@ -101,7 +101,15 @@ capabilities:
 {{- end }}
 {{- end -}}
 
-{{/* Mounts of a container that runs the code. Call with (list . registryReadOnly offline). */}}
+{{/* What names users, for those who are told of any. */}}
+{{- define "errata.userKeyEnv" -}}
+{{- if .Values.userKey.existingSecret -}}
+- {name: ERRATA_USER_KEY, value: /etc/errata/users/user.key}
+{{- end -}}
+{{- end -}}
+
+{{/* Mounts of a container that runs the code. Call with (list . registryReadOnly users): feedback and
+     the key that names users go to those who are told of users. */}}
 {{- define "errata.mounts" -}}
 {{- $root := index . 0 -}}
 - {name: tmp, mountPath: /tmp}
@@ -111,13 +119,16 @@ capabilities:
 {{- end }}
 {{- if index . 2 }}
 - {name: offline, mountPath: /var/lib/errata/offline}
+{{- if $root.Values.userKey.existingSecret }}
+- {name: user-key, mountPath: /etc/errata/users, readOnly: true}
+{{- end }}
 {{- end }}
 {{- if and $root.Values.redis.enabled $root.Values.redis.tls.enabled }}
 - {name: redis-ca, mountPath: /etc/errata/redis-tls, readOnly: true}
 {{- end }}
 {{- end -}}
 
-{{/* Volumes to go with the mounts. Call with (list . offline scratchSize). */}}
+{{/* Volumes to go with the mounts. Call with (list . users scratchSize). */}}
 {{- define "errata.volumes" -}}
 {{- $root := index . 0 -}}
 - name: tmp
@@ -133,6 +144,12 @@ capabilities:
 - name: offline
   persistentVolumeClaim:
     claimName: {{ include "errata.offlineClaim" $root }}
+{{- with $root.Values.userKey.existingSecret }}
+- name: user-key
+  secret:
+    secretName: {{ . }}
+    items: [{key: user.key, path: user.key, mode: 0440}]
+{{- end }}
 {{- end }}
 {{- if and $root.Values.redis.enabled $root.Values.redis.tls.enabled }}
 - name: redis-ca
