@@ -39,6 +39,9 @@ CONFIG = RecommenderConfig.load(
         "linear.spectrum": 0.5,
         "linear.history_degree": 0.3,
         "linear.weight": 18.0,
+        "lists.kind": "cosine",
+        "lists.length": 200,
+        "lists.weight": 10.0,
     },
 )
 GRIDS: dict[str, Grid] = {

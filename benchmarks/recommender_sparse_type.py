@@ -66,25 +66,30 @@ SETTINGS: dict[str, Any] = {
     "linear.regularisation": 200.0,
     "linear.rank": 256,
     "linear.weight": 16.0,
+    "lists.weight": 0.0,
 }
 LAMBDA_ALL, LAMBDA_TARGET = 200.0, 200.0
 
 
 def arms(config: RecommenderConfig, target: str) -> dict[str, RecommenderConfig]:
-    """Arm → configuration. `full` is ours: towers, item graph, closed-form tail.
+    """Arm → configuration. `full` is ours: towers, item graph, closed-form tail, neighbour lists,
+    as far as the settings have them.
 
-    `hgnn` is it without the tail. The link-trained graph network, which passes messages over texts
-    and categories and so can place an item that nobody has met, is an arm of its own
-    (`with_graph_network`), with two variants that differ in how it is trained.
+    `no_lists` is it without the lists, `hgnn` without lists and tail. The link-trained graph
+    network, which passes messages over texts and categories and so can place an item that nobody
+    has met, is an arm of its own (`with_graph_network`), with two variants that differ in how it
+    is trained.
     """
-    no_tail = {"linear.weight": 0.0}
+    no_lists = {"lists.weight": 0.0}
+    no_tail = {"linear.weight": 0.0, **no_lists}
     towers_only = config.ablated("towers_only").changed(**no_tail)
     linked = config.changed(**{"graph_network.enabled": True})
     network_only = linked.changed(**{"towers.listens": False}, **no_tail)
     return {
         "full": config,
+        "no_lists": config.changed(**no_lists),
         "towers_only": towers_only,
-        "towers_and_tail": config.ablated("towers_only"),
+        "towers_and_tail": config.ablated("towers_only").changed(**no_lists),
         "hgnn": config.changed(**no_tail),
         "hgnn_sparse_only": config.changed(**{"graph.item_types": (target,)}, **no_tail),
         "with_graph_network": linked,

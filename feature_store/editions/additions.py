@@ -115,6 +115,7 @@ def fold(
         popularity=popularity[order].astype(np.float32),
         index=VectorIndex.build(vectors, IndexSpec(kind="flat"), device="cpu"),
         item_map=edition.item_map and edition.item_map.renumbered(places),
+        lists=edition.lists and edition.lists.renumbered(places, n_items=len(items)),
         **{name: each[order] for name, each in arrays.items()},
     )
 

@@ -11,7 +11,11 @@ from numpy.typing import NDArray
 
 _HEADER_LENGTH_BYTES = 8
 _MAX_HEADER_BYTES = 100_000_000
-_DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "I64": np.dtype("<i8")}
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "I32": np.dtype("<i4"),
+    "I64": np.dtype("<i8"),
+}
 
 
 def map_arrays(path: Path) -> dict[str, NDArray[np.float32]]:
@@ -20,7 +24,7 @@ def map_arrays(path: Path) -> dict[str, NDArray[np.float32]]:
     A write stays in this process: the file never changes.
 
     Raises:
-        ValueError: not a safetensors file of float32 or int64 arrays.
+        ValueError: not a safetensors file of float32, int32 or int64 arrays.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -37,7 +41,7 @@ def map_arrays(path: Path) -> dict[str, NDArray[np.float32]]:
         if name == "__metadata__":
             continue
         if entry["dtype"] not in _DTYPES:
-            raise ValueError(f"{path}: '{name}' has dtype {entry['dtype']}, not float32 or int64")
+            raise ValueError(f"{path}: '{name}' has dtype {entry['dtype']}, not float32 or an int")
         dtype, shape = _DTYPES[entry["dtype"]], tuple(entry["shape"])
         begin, end = entry["data_offsets"]
         if start + end > size or end - begin != dtype.itemsize * int(np.prod(shape)):

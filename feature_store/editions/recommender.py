@@ -19,6 +19,7 @@ from safetensors.torch import save_file as save_tensors
 
 from feature_store.editions.item_map import ItemMap
 from feature_store.editions.mapped import map_arrays
+from feature_store.editions.neighbour_lists import REACHED, NeighbourLists
 from feature_store.editions.popularity_share import PopularityShare, blend
 from feature_store.editions.small_batches import SmallBatchTower
 from feature_store.interactions.catalogue import Catalogue
@@ -38,14 +39,15 @@ SMALL_BATCH = 64
 
 _CARD, _ITEMS, _INDEX = "edition.json", "items.parquet", "index.faiss"
 _VECTORS, _TOWER = "item_vectors.safetensors", "user_tower.safetensors"
-_MAP = "item_map.safetensors"
+_MAP, _LISTS = "item_map.safetensors", "neighbour_lists.safetensors"
 
 
 class Scoring(BaseModel):
-    """s(u, i) = u·z_i / temperature + bias_i: the bias holds what popularity is worth.
+    """s(u, i) = u·z_i / temperature + bias_i + Σ_j w_j W_ji: the bias is what popularity is worth.
 
     u and z_i are the towers' unit vectors, each with a closed-form tail where there is one:
-    the user's is Σ_j w_j q_j / (Σ_j w_j)^length_power over the history. Of whom little is known,
+    the user's is Σ_j w_j q_j / (Σ_j w_j)^length_power over the history. W are the neighbour lists
+    (`neighbour_lists.py`) of an edition that has some. Of whom little is known,
     the score leans on plain popularity (`popularity_share.py`).
 
     Attributes:
@@ -101,6 +103,7 @@ class RecommenderEdition:
         user_tower: the network.
         index: over `item_vectors`, and over what was added since (`with_side`).
         item_map: the item space as a flat picture; None where none was drawn.
+        lists: exact item-to-item weights beside the vectors; None has none.
     """
 
     catalogue: Catalogue
@@ -118,6 +121,7 @@ class RecommenderEdition:
     content: ContentSpec
     user_features: UserFeatureSpec
     item_map: ItemMap | None = None
+    lists: NeighbourLists | None = None
 
     def save(self, directory: Path) -> None:
         """Write the edition's files into `directory`."""
@@ -149,6 +153,8 @@ class RecommenderEdition:
         base.save(directory / _INDEX)
         if self.item_map is not None:
             self.item_map.save(directory / _MAP)
+        if self.lists is not None:
+            self.lists.save(directory / _LISTS)
 
     @classmethod
     def load(cls, directory: Path, *, device: str = "auto") -> RecommenderEdition:
@@ -194,11 +200,16 @@ class RecommenderEdition:
             content=card.content,
             user_features=card.user_features,
             item_map=ItemMap.load(directory / _MAP, arrays["item_vectors"]),
+            lists=NeighbourLists.load(directory / _LISTS, n_items=len(catalogue)),
         )
 
     def with_map(self, *, seed: int = 0) -> RecommenderEdition:
         """This edition with its item space drawn; seconds for thousands of items."""
         return replace(self, item_map=ItemMap.of(self.item_vectors, self.popularity, seed=seed))
+
+    def with_lists_weighed(self, weight: float) -> RecommenderEdition:
+        """This edition with its lists' scores times `weight`."""
+        return replace(self, lists=self.lists and self.lists.weighed(weight))
 
     @cached_property
     def types(self) -> torch.Tensor:
@@ -245,21 +256,34 @@ class RecommenderEdition:
         users = np.divide(users, self.scoring.temperature, dtype=np.float32)
         scored: FloatArray = users @ self.item_vectors.T
         scored += self.bias
+        if self.lists is not None:
+            self.lists.add_to(scored, histories)
         shares = self.popularity_share(histories, features)
         for user in np.flatnonzero(shares).tolist():
             scored[user] = blend(scored[user], self._log_popularity, shares[user])
         return scored
 
-    def pair_scores(self, users: FloatArray, shares: FloatArray, rows: IntArray) -> FloatArray:
-        """(R,) float32: the exact score of each user with one item.
+    def pair_scores(
+        self,
+        users: FloatArray,
+        shares: FloatArray,
+        histories: sp.csr_matrix,
+        *,
+        who: IntArray,
+        rows: IntArray,
+    ) -> FloatArray:
+        """(R,) float32: the exact score of each of R pairs of a user and an item.
 
         Args:
-            users: (R, d + r) from `user_vectors`. shares: (R,) from `popularity_share`.
-            rows: (R,) of the items.
+            users: (B, d + r) from `user_vectors`. shares: (B,) from `popularity_share`.
+            histories: (B, n_items) that both are of.
+            who: (R,) places of the pairs' users. rows: (R,) of their items.
         """
-        scored = np.einsum("rd,rd->r", users, self.item_vectors[rows])
+        scored = np.einsum("rd,rd->r", users[who], self.item_vectors[rows])
         scored = scored / self.scoring.temperature + self.bias[rows]
-        return blend(scored, self._log_popularity[rows], shares)
+        if self.lists is not None:
+            scored += self.lists.of_pairs(histories, who, rows)
+        return blend(scored, self._log_popularity[rows], shares[who])
 
     @cached_property
     def _log_popularity(self) -> FloatArray:
@@ -280,6 +304,7 @@ class RecommenderEdition:
         scores, rows = self.retrieve(
             self.user_vectors(histories, features),
             self.popularity_share(histories, features),
+            histories,
             n=self.scoring.fetched(k),
             k=k,
             allowed=allowed,
@@ -290,18 +315,21 @@ class RecommenderEdition:
         self,
         users: FloatArray,
         shares: FloatArray,
+        histories: sp.csr_matrix,
         *,
         n: int,
         k: int,
         allowed: RowFilter | NDArray[np.bool_] | None = None,
         hidden: Sequence[IntArray] | None = None,
     ) -> tuple[FloatArray, IntArray]:
-        """The best of the `n` nearest items by score: scores and rows (B, ≤n), best first.
+        """The `n` best by score of the nearest items and those that lists reach: scores and rows
+        (B, ≤n), best first.
 
         Args:
             users: (B, d + r) from `user_vectors`.
             shares: (B,) from `popularity_share`; above 0, the most popular items compete with the
                 nearest, and at 1 they are the list.
+            histories: (B, n_items) that both are of, for the neighbour lists.
             n: how many are fetched; at most as many as there are.
             k: so many are found whenever they exist.
             allowed: rows that may be returned; None allows all.
@@ -315,24 +343,66 @@ class RecommenderEdition:
             allowed = RowFilter(allowed)
         cosines, rows = self.index.search(users, n, allowed=allowed, hidden=hidden, at_least=k)
         scores = cosines / self.scoring.temperature + self.bias[rows]  # -inf stays -inf
+        if self.lists is not None:
+            scores, rows = self._united(
+                self.lists, scores, rows, users, histories, max(REACHED, 2 * k), allowed, hidden
+            )
         for user in np.flatnonzero(shares).tolist():
             popular = self._most_popular(n, allowed, None if hidden is None else hidden[user])
             scores[user], rows[user] = self._leaning(
-                users[user], float(shares[user]), scores[user], rows[user], popular
+                users[user], float(shares[user]), scores[user], rows[user], popular, histories, user
             )
-        order = np.argsort(-scores, axis=1, kind="stable")
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :n]
         each = np.arange(len(order))[:, None]
         return scores[each, order], rows[each, order]
 
-    def _leaning(
-        self, user: FloatArray, share: float, scores: FloatArray, rows: IntArray, popular: IntArray
+    def _united(
+        self,
+        lists: NeighbourLists,
+        scores: FloatArray,
+        rows: IntArray,
+        users: FloatArray,
+        histories: sp.csr_matrix,
+        reach: int,
+        allowed: RowFilter | None,
+        hidden: Sequence[IntArray] | None,
     ) -> tuple[FloatArray, IntArray]:
-        """As many as `rows` (n,) of those and the `popular` ones, by the blended score."""
+        """What search found and what lists reach, by the sum of both scores."""
+        masks = [] if allowed is None else [allowed.mask]
+        if isinstance(self.index, SideIndex):
+            masks.append(self.index.available)
+        return lists.unite(
+            scores,
+            rows,
+            histories,
+            users=users,
+            item_vectors=self.item_vectors,
+            bias=self.bias,
+            temperature=self.scoring.temperature,
+            reach=reach,
+            allowed=masks,
+            hidden=hidden,
+        )
+
+    def _leaning(
+        self,
+        user: FloatArray,
+        share: float,
+        scores: FloatArray,
+        rows: IntArray,
+        popular: IntArray,
+        histories: sp.csr_matrix,
+        at: int,
+    ) -> tuple[FloatArray, IntArray]:
+        """As many as `rows` (n,) of those and the `popular` ones, by the blended score of the user
+        `at` of `histories`."""
         n = len(rows)
         if share < 1:
             # An item that was added since has no popularity: search alone brings it.
             popular = popular[(popular < len(self.item_vectors)) & ~np.isin(popular, rows)]
             own = self.item_vectors[popular] @ user / self.scoring.temperature + self.bias[popular]
+            if self.lists is not None:
+                own += self.lists.of_pairs(histories, np.full(len(popular), at), popular)
             scores, rows = np.concatenate([scores, own]), np.concatenate([rows, popular])
         else:
             missing = n - len(popular)
@@ -409,11 +479,14 @@ class RecommenderEdition:
         )
         return cosines[0], rows[0]
 
-    def reasons(self, history: sp.csr_matrix, items: FloatArray) -> tuple[IntArray, FloatArray]:
-        """Which history items brought those whose vectors are `items` (K, d + r).
+    def reasons(
+        self, history: sp.csr_matrix, items: FloatArray, rows: IntArray
+    ) -> tuple[IntArray, FloatArray]:
+        """Which history items brought those of `rows` (K,), whose vectors are `items` (K, d + r).
 
         Returns:
-            history rows (E,) and each one's part (K, E) of u·z, as far as it is linear.
+            history rows (E,) and each one's part (K, E) of the score, as far as it is linear, in
+            the unit of u·z.
         """
         d = self.history_vectors.shape[1]
         flat = _flatten(history, np.zeros((1, self.user_features.dimension), np.float32))
@@ -422,7 +495,10 @@ class RecommenderEdition:
         ).numpy()
         each = self.history_tail[history.indices] * history.data[:, None]
         length = max(float(history.data.sum()), 1e-12) ** self.scoring.length_power
-        return history.indices.astype(np.int64), parts + items[:, d:] @ each.T / length
+        parts += items[:, d:] @ each.T / length
+        if self.lists is not None:
+            parts += self.scoring.temperature * self.lists.parts(history, rows)
+        return history.indices.astype(np.int64), parts
 
     def _user_tail(self, histories: sp.csr_matrix) -> FloatArray:
         lengths = np.maximum(np.asarray(histories.sum(1)), 1e-12)  # (B, 1)

@@ -44,7 +44,7 @@ class RecommenderReplay:
         features = edition.user_features.encode([each for _, each in cases])
         users = edition.user_vectors(histories, features)
         shares = edition.popularity_share(histories, features)
-        best, _ = edition.retrieve(users, shares, n=edition.scoring.fetched(1), k=1)
+        best, _ = edition.retrieve(users, shares, histories, n=edition.scoring.fetched(1), k=1)
         told = [
             (place, name, row_of[name], float(label))
             for place, event in enumerate(events)
@@ -55,7 +55,7 @@ class RecommenderReplay:
             return None
         at = np.array([place for place, *_ in told], np.int64)
         rows = np.array([row for _, _, row, _ in told], np.int64)
-        scores = edition.pair_scores(users[at], shares[at], rows)
+        scores = edition.pair_scores(users, shares, histories, who=at, rows=rows)
         return ErrorBatch.of(
             self._keys(users[at], rows),
             np.array([label for *_, label in told], np.float32)[:, None],

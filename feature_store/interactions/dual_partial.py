@@ -77,6 +77,13 @@ class DualPartial:
         weights[items, np.arange(len(items))] = 0.0
         return weights
 
+    def rows(self, items: NDArray[np.int64]) -> FloatArray:
+        """(m, n) the rows of S of these items (m,): what they predict."""
+        shape = (len(items), len(self.diagonal))
+        ones = np.ones(len(items), np.float32)
+        alone = sp.csr_matrix((ones, items, np.arange(len(items) + 1)), shape=shape)
+        return self.scores(alone)
+
     def scores(self, histories: sp.csr_matrix) -> FloatArray:
         """(B, n): histories (B, n) csr times S."""
         alike = (histories @ self.interactions.T) @ self.kernel  # (B, U)

@@ -35,6 +35,9 @@ class PartialWeights(Protocol):
     def columns(self, items: NDArray[np.int64], /) -> NDArray[np.float32]:
         """(n, m): what predicts these items (m,)."""
 
+    def rows(self, items: NDArray[np.int64], /) -> NDArray[np.float32]:
+        """(m, n): what these items (m,) predict."""
+
     def times(self, block: NDArray[np.float32], items: NDArray[np.int64], /) -> NDArray[np.float32]:
         """(n, k): `columns(items) @ block`, of a block (m, k)."""
 
@@ -55,6 +58,10 @@ class DensePartial:
         if len(items) and np.array_equal(items, np.arange(items[0], items[0] + len(items))):
             return self.weights[:, items[0] : items[0] + len(items)]
         return self.weights[:, items]
+
+    def rows(self, items: NDArray[np.int64]) -> NDArray[np.float32]:
+        """See `PartialWeights`."""
+        return self.weights[items]
 
     def times(self, block: NDArray[np.float32], items: NDArray[np.int64]) -> NDArray[np.float32]:
         """See `PartialWeights`."""

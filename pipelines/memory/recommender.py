@@ -288,7 +288,7 @@ def _seen(
         there = np.maximum(rows, 0)
         own = (users * edition.item_vectors[there]).sum(1) / edition.scoring.temperature
         own += edition.bias[there]
-        said = edition.pair_scores(users, shares, there)
+        said = edition.pair_scores(users, shares, weighed, who=np.arange(len(there)), rows=there)
         said = np.where(rows < 0, 0.0, said)
         score[part] = said
         keys[part] = np.where(rows[:, None] < 0, 0.0, keys_of(users, there))

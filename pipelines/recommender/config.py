@@ -150,6 +150,25 @@ class LinearConfig(Section):
     history_degree: float = Field(0.3, ge=0, le=1)
 
 
+class ListsConfig(Section):
+    """Exact neighbour lists beside the vectors; see `neighbour_lists.py`.
+
+    Attributes:
+        weight: what their score counts beside the rest, 0 leaves them out; None chooses it in the
+            trial training (`new_users`), and leaves them out where there is none.
+        kind: `partial` (EASE's weights, at `linear.regularisation`) or `cosine` (of shared users);
+            `auto` is partial up to `graph.max_partial_items` items, or as many users.
+        length: items in a list.
+        max_pairs: cosine lists are left out where more pairs of items than this share a user,
+            counted as often as they do.
+    """
+
+    weight: float | None = Field(None, ge=0)
+    kind: Literal["auto", "partial", "cosine"] = "auto"
+    length: int = Field(128, ge=1)
+    max_pairs: int = Field(IN_MEMORY_PAIRS, ge=0)
+
+
 class NewUsersConfig(Section):
     """How far lists for new users lean on popularity; see `new_users.py`.
 
@@ -195,6 +214,7 @@ class RecommenderConfig(PipelineConfig):
     graph_network: GraphNetworkConfig = GraphNetworkConfig()
     towers: TowerConfig = TowerConfig()
     linear: LinearConfig = LinearConfig()
+    lists: ListsConfig = ListsConfig()
     new_users: NewUsersConfig = NewUsersConfig()
     index: IndexSpec = IndexSpec()
     evaluation: EvaluationConfig = EvaluationConfig()

@@ -23,7 +23,7 @@ from feature_store.editions.popularity_share import PopularityShare, blend
 from feature_store.interactions.log import InteractionLog
 from pipelines.recommender.cases import EvaluationCases
 from pipelines.recommender.config import NewUsersConfig, RecommenderConfig
-from pipelines.recommender.evaluation import evaluate
+from pipelines.recommender.evaluation import KnownScores, evaluate
 
 # Newcomers go on in one sitting, where popular things follow each other for long: lengths of 16 and
 # more, fitted on them, cost users of that length who come back (MovieLens-100K).
@@ -157,21 +157,9 @@ def _cases(
     )
 
 
-@dataclass(frozen=True)
-class _Given:
-    """A ranker whose scores are known already."""
-
-    given: NDArray[np.float32]
-    name: str = "blend"
-
-    def scores(self, history: sp.csr_matrix, user_rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        del history, user_rows
-        return self.given
-
-
 def _ndcg(cases: EvaluationCases, scores: NDArray[np.float32]) -> float:
     found = evaluate(
-        _Given(scores),
+        KnownScores(scores, cases.user_rows),
         cases,
         item_popularity=np.ones(cases.n_items),
         cutoffs=(CUTOFF,),

@@ -1,8 +1,9 @@
 """One training: item graph → graph network → towers → an edition that answers.
 
 Where users are seen to appear in time, a trial training goes before it, on what came earlier: how
-far lists for new users lean on popularity is fitted on those that the trial has not met. The trial
-goes without the graph network, whose vectors are for items that nobody has met.
+far lists for new users lean on popularity is fitted on those that the trial has not met, and what
+neighbour lists count on those whom it has. The trial goes without the graph network, whose vectors
+are for items that nobody has met.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import torch
 from numpy.typing import NDArray
 
 from feature_store.editions import RecommenderEdition, Scoring
+from feature_store.editions.neighbour_lists import NeighbourLists
 from feature_store.interactions.graph import ItemGraph
 from feature_store.interactions.log import InteractionLog
-from feature_store.interactions.partial import fit_partial, is_feasible
+from feature_store.interactions.partial import PartialWeights, fit_partial, is_feasible
 from feature_store.vectors import VectorIndex
 from pipelines.checkpoint import Checkpoint
 from pipelines.distributed import ALONE, Group
@@ -27,6 +29,7 @@ from pipelines.recommender import new_users
 from pipelines.recommender.config import RecommenderConfig
 from pipelines.recommender.factorisation import item_factors
 from pipelines.recommender.linear_block import LinearBlock, partial_block, spectral_block
+from pipelines.recommender.neighbour_lists import choose_weight, cosine_lists, partial_lists
 from pipelines.recommender.preparation import Prepared, build_graph
 from pipelines.recommender.train_graph_network import train_graph_network
 from pipelines.recommender.train_towers import TowerData, train_towers
@@ -111,22 +114,29 @@ def train_together(
     """
     reporter = reporter if reporter is not None and group.leads else Silent()
     torch.set_num_threads(group.threads(config.threads))
-    leaning = new_users.NOT_FITTED
+    leaning, lists_weight = new_users.NOT_FITTED, config.lists.weight or 0.0
     if (trial := new_users.trial_part(training, config.new_users)) is not None:
         reporter.say(f"trial without the {len(training) - int(trial.sum()):,} newest interactions")
         tried = train_together(
             group,
             prepared,
             training.take(trial),
-            config.changed(**{"new_users.enabled": False, "graph_network.enabled": False}),
+            config.changed(
+                **{"new_users.enabled": False, "graph_network.enabled": False},
+                **({"lists.weight": 1.0} if config.lists.weight is None else {}),
+            ),
             work_directory=None if work_directory is None else work_directory / "trial",
             key=key,
             device="cpu",
             reporter=reporter,
         )
         if tried is not None:
-            features = prepared.user_features
-            leaning = new_users.fit(tried.edition, training, trial, features, config)
+            features, tried_edition = prepared.user_features, tried.edition
+            if config.lists.weight is None:
+                lists_weight = choose_weight(tried_edition, training, trial, features, config)
+                reporter.say(f"neighbour lists count {lists_weight:g}")
+                tried_edition = tried_edition.with_lists_weighed(lists_weight)
+            leaning = new_users.fit(tried_edition, training, trial, features, config)
             reporter.say(f"new users lean on popularity: {leaning}")
     matrix = training.matrix()
     popularity = np.asarray(matrix.sum(0), dtype=np.float32).ravel()
@@ -177,7 +187,7 @@ def train_together(
         return None
     torch.set_num_threads(config.threads)
     temperature = float(outputs.temperature)
-    tail = _tail(matrix, prepared, config, temperature)
+    tail, lists = _linear(matrix, prepared, config, temperature, lists_weight, reporter)
     vectors = np.concatenate([outputs.vectors.numpy(), tail.items], axis=1)
     edition = RecommenderEdition(
         catalogue=prepared.catalogue,
@@ -198,31 +208,65 @@ def train_together(
         history=config.history,
         content=prepared.content_spec,
         user_features=prepared.user_feature_spec,
+        lists=lists,
     )
     return Trained(edition=edition, graph=graph, user_features=prepared.user_features, name=name)
 
 
-def _tail(
-    matrix: sp.csr_matrix, prepared: Prepared, config: RecommenderConfig, temperature: float
-) -> LinearBlock:
-    """The closed-form block, scaled to add `weight` times its score to the towers'."""
-    linear, n_items = config.linear, len(prepared.catalogue)
-    if linear.weight == 0:
-        nothing = np.zeros((n_items, 0), np.float32)
-        return LinearBlock(history=nothing, items=nothing, length_power=0.0)
-    limit = config.graph.max_partial_items
-    partial = linear.kind == "partial" or (
-        linear.kind == "auto" and is_feasible(matrix.shape[0], n_items, limit=limit)
-    )
-    if partial:
-        wanted = config.towers.target_types or prepared.catalogue.types
-        block = partial_block(
-            matrix,
-            fit_partial(matrix, regularisation=linear.regularisation, limit=limit),
-            targets=np.flatnonzero(prepared.catalogue.mask(wanted)),
-            rank=linear.rank,
-            seed=config.seed,
+def _linear(
+    matrix: sp.csr_matrix,
+    prepared: Prepared,
+    config: RecommenderConfig,
+    temperature: float,
+    lists_weight: float,
+    reporter: Reporter,
+) -> tuple[LinearBlock, NeighbourLists | None]:
+    """The closed-form tail and the neighbour lists, of one fit where both are of the same kind."""
+    n_items, limit = len(prepared.catalogue), config.graph.max_partial_items
+    feasible = is_feasible(matrix.shape[0], n_items, limit=limit)
+    wanted = config.towers.target_types or prepared.catalogue.types
+    targets = np.flatnonzero(prepared.catalogue.mask(wanted))
+
+    def is_partial(kind: str, weight: float) -> bool:
+        return weight > 0 and (kind == "partial" or (kind == "auto" and feasible))
+
+    tail_is_partial = is_partial(config.linear.kind, config.linear.weight)
+    lists_are_partial = is_partial(config.lists.kind, lists_weight)
+    weights: PartialWeights | None = None
+    if tail_is_partial or lists_are_partial:
+        weights = fit_partial(matrix, regularisation=config.linear.regularisation, limit=limit)
+    tail = _tail(matrix, weights if tail_is_partial else None, targets, config, temperature)
+    if lists_weight == 0:
+        return tail, None
+    length = config.lists.length
+    if weights is not None and lists_are_partial:
+        strongest = partial_lists(weights, n_items=n_items, targets=targets, length=length)
+    else:
+        cosines = cosine_lists(
+            matrix, targets=targets, length=length, max_pairs=config.lists.max_pairs
         )
+        if cosines is None:
+            reporter.say(f"no neighbour lists: over {config.lists.max_pairs:,} pairs share a user")
+            return tail, None
+        strongest = cosines
+    return tail, NeighbourLists.of(strongest, weight=lists_weight)
+
+
+def _tail(
+    matrix: sp.csr_matrix,
+    weights: PartialWeights | None,
+    targets: NDArray[np.int64],
+    config: RecommenderConfig,
+    temperature: float,
+) -> LinearBlock:
+    """The closed-form block, scaled to add `weight` times its score to the towers'; spectral
+    without `weights`."""
+    linear = config.linear
+    if linear.weight == 0:
+        nothing = np.zeros((matrix.shape[1], 0), np.float32)
+        return LinearBlock(history=nothing, items=nothing, length_power=0.0)
+    if weights is not None:
+        block = partial_block(matrix, weights, targets=targets, rank=linear.rank, seed=config.seed)
     else:
         block = spectral_block(
             matrix,

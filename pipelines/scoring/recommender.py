@@ -394,6 +394,7 @@ class Ranking:
         scores, rows = edition.retrieve(
             edition.user_vectors(histories, features),
             edition.popularity_share(histories, features),
+            histories,
             n=edition.scoring.fetched(self._depth),
             k=self._depth,
             allowed=self._allowed,
@@ -426,7 +427,7 @@ class PairScores:
         user, item = block.rows["user"].to_numpy(), block.rows["item"].to_numpy()
         users = edition.user_vectors(histories, features)
         shares = edition.popularity_share(histories, features)
-        scores = edition.pair_scores(users[user], shares[user], item)
+        scores = edition.pair_scores(users, shares, histories, who=user, rows=item)
         return block.rows.select("user_id", "item_id").with_columns(
             score=pl.Series(scores),
             personalised=pl.Series((np.diff(histories.indptr) > 0)[user]),

@@ -100,6 +100,7 @@ def recommend(
             scores, rows = edition.retrieve(
                 users[chosen],
                 shares[chosen],
+                histories if len(places) == len(requests) else histories[chosen],
                 n=_fetched(served, k),
                 k=k,
                 allowed=allowed,
@@ -276,7 +277,7 @@ def _reasons(
     """Per item the history items that brought it, the strongest first."""
     if history.nnz == 0 or len(rows) == 0:
         return [[] for _ in rows]
-    sources, parts = assortment.edition.reasons(history, assortment.vectors(rows))
+    sources, parts = assortment.edition.reasons(history, assortment.vectors(rows), rows)
     explained = []
     for shares in parts:
         best = [place for place in np.argsort(-shares)[:MAX_REASONS] if shares[place] > 0]

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, vstack
 
+from pipelines.recommender.sparse_rows import keep_largest
+
 _BLOCK_ITEMS = 1024
 
 
@@ -54,7 +56,7 @@ class ItemKNN:
             similar = together.data / (norms[start + row] * norms[together.indices] + shrink)
             similar[together.indices == start + row] = 0.0
             together.data = similar
-            blocks.append(_keep_largest(together, neighbours))
+            blocks.append(keep_largest(together, neighbours))
         return cls(similarity=vstack(blocks, format="csr").T.tocsr())
 
     def scores(self, history: csr_matrix, _user_rows: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -79,12 +81,3 @@ def item_similarity_reference(
         for i in np.argsort(-similar.astype(np.float32), kind="stable")[:neighbours]:
             similarity[i, j] = similar[i]
     return similarity
-
-
-def _keep_largest(matrix: csr_matrix, k: int) -> csr_matrix:
-    """The k largest entries of every row, positive ones only."""
-    row = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
-    order = np.lexsort((matrix.indices, -matrix.data, row))
-    place = np.arange(len(order)) - matrix.indptr[row]
-    kept = order[(place < k) & (matrix.data[order] > 0)]
-    return csr_matrix((matrix.data[kept], (row[kept], matrix.indices[kept])), shape=matrix.shape)

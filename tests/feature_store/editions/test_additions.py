@@ -1,9 +1,13 @@
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
+import scipy.sparse as sp
 
 from feature_store.editions import RecommenderEdition, Scoring
 from feature_store.editions.additions import AddedItem, fold
+from feature_store.editions.neighbour_lists import NeighbourLists
 from feature_store.interactions.catalogue import Catalogue
 from feature_store.interactions.content import ContentSpec
 from feature_store.interactions.history import HistoryPolicy
@@ -75,6 +79,19 @@ def test_a_folded_edition_has_the_added_items_and_lacks_the_withdrawn(edition, t
     loaded = RecommenderEdition.load(tmp_path, device="cpu")
     _, rows = loaded.similar(new, k=3)
     assert {"i7", "i8"} & {loaded.catalogue.item_ids[row] for row in rows}
+
+
+def test_lists_are_folded_with_their_items(edition):
+    rows = edition.catalogue.row_of
+    pair = ([3.0], ([rows["i7"]], [rows["i11"]]))
+    lists = NeighbourLists.of(sp.csr_matrix(pair, shape=(12, 12), dtype=np.float32))
+    added = [AddedItem("a-new", "film", like=("i8",))]
+    folded = fold(replace(edition, lists=lists), added, ["i0", "i10"])
+    assert len(folded.lists) == len(folded.catalogue) == 11
+    moved = folded.catalogue.row_of
+    history = sp.csr_matrix(([1.0], ([0], [moved["i7"]])), shape=(1, 11), dtype=np.float32)
+    parts = folded.lists.parts(history, np.arange(11))
+    assert {int(row): float(parts[row, 0]) for row in np.flatnonzero(parts)} == {moved["i11"]: 3.0}
 
 
 def test_no_change_is_the_same_edition(edition):

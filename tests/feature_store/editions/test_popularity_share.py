@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feature_store.editions import RecommenderEdition, Scoring
+from feature_store.editions.neighbour_lists import NeighbourLists
 from feature_store.editions.popularity_share import PopularityShare, blend
 from feature_store.interactions.catalogue import Catalogue
 from feature_store.interactions.content import ContentSpec
@@ -58,6 +60,12 @@ def histories_of(lengths, seed=0) -> sp.csr_matrix:
     return sp.csr_matrix((data, columns, indptr), shape=(len(lengths), N_ITEMS))
 
 
+def with_lists(edition: RecommenderEdition) -> RecommenderEdition:
+    rng = np.random.default_rng(0)
+    strong = sp.random(N_ITEMS, N_ITEMS, 0.1, format="csr", rng=rng, dtype=np.float32)
+    return replace(edition, lists=NeighbourLists.of(strong, weight=10.0))
+
+
 def test_the_share_falls_with_the_length_of_the_history():
     histories, features = histories_of([0, 0, 1, 2, 4, 8, 30]), np.ones((7, 1), np.float32)
     features[1] = 0
@@ -105,8 +113,12 @@ def test_a_blended_score_is_the_pool_of_model_and_popularity(edition):
     seed=st.integers(0, 1_000),
     known=st.booleans(),
     only_films=st.booleans(),
+    listed=st.booleans(),
 )
-def test_search_finds_what_the_exact_scores_rank_first(edition, lengths, seed, known, only_films):
+def test_search_finds_what_the_exact_scores_rank_first(
+    edition, lengths, seed, known, only_films, listed
+):
+    edition = with_lists(edition) if listed else edition
     histories = histories_of(lengths, seed)
     features = np.full((len(lengths), 1), float(known), np.float32)
     allowed = edition.catalogue.mask(["film"]) if only_films else np.ones(N_ITEMS, np.bool_)
@@ -116,6 +128,7 @@ def test_search_finds_what_the_exact_scores_rank_first(edition, lengths, seed, k
     scores, rows = edition.retrieve(
         edition.user_vectors(histories, features),
         edition.popularity_share(histories, features),
+        histories,
         n=N_ITEMS,
         k=5,
         allowed=allowed,
@@ -130,14 +143,18 @@ def test_search_finds_what_the_exact_scores_rank_first(edition, lengths, seed, k
         np.testing.assert_allclose(exact[at, rows[at, :5]], best, rtol=1e-4, atol=1e-4)
 
 
-def test_pairs_have_the_scores_of_lists(edition):
+@pytest.mark.parametrize("listed", [False, True])
+def test_pairs_have_the_scores_of_lists(edition, listed):
+    edition = with_lists(edition) if listed else edition
     histories, features = histories_of([0, 1, 30]), np.zeros((3, 1), np.float32)
     users, items = np.array([0, 1, 1, 2]), np.array([5, 7, 50, 7])
     np.testing.assert_allclose(
         edition.pair_scores(
-            edition.user_vectors(histories, features)[users],
-            edition.popularity_share(histories, features)[users],
-            items,
+            edition.user_vectors(histories, features),
+            edition.popularity_share(histories, features),
+            histories,
+            who=users,
+            rows=items,
         ),
         edition.scores(histories, features)[users, items],
         rtol=1e-5,
