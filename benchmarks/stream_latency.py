@@ -166,7 +166,7 @@ def slowest_edition(
     shape: dict[str, Any] = {
         "tier": Tier.T1, "classes": CLASSES, "seed": 0, "threads": 1, "reporter": Silent(),
     }  # fmt: skip
-    tree = train_tree(known, None, config.tree, **shape).booster
+    tree = train_tree(known, None, config.tree, **shape).booster()
     forest = train_forest(known, config.forest, **shape)
     decision = Decision(network_weight=network_weight, forest_share=0.5, unknown_below=0.1)
     classes = tuple(f"class {k}" for k in range(CLASSES))

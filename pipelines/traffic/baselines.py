@@ -210,7 +210,14 @@ def _best_boosted(
         return float(curve.max()), config.model_copy(update={"rounds": int(curve.argmax()) + 1})
 
     candidates = [
-        tree.model_copy(update={"beginning_weight": 0.0, "leaves": leaves, "class_weight": power})
+        tree.model_copy(
+            update={
+                "members": 1,
+                "beginning_weight": 0.0,
+                "leaves": leaves,
+                "class_weight": power,
+            }
+        )
         for leaves, power in BOOSTED
     ]
     return max(map(tried, candidates), key=lambda found: found[0])[1]
@@ -228,7 +235,7 @@ def _boosted(
         seed=seed,
         threads=threads,
         reporter=Silent(),
-    ).booster
+    ).booster()
     return lambda flows: np.asarray(booster.predict(feature_table(flows, tier)[0]), np.float32)
 
 

@@ -108,9 +108,12 @@ class NetworkConfig(Section):
 
 
 class TreeConfig(Section):
-    """The gradient-boosted tree beside the network (LightGBM).
+    """The gradient-boosted trees beside the network (LightGBM).
 
     Attributes:
+        members: models whose log probabilities are averaged, each with a seed of its own; every
+            second one draws a threshold for each column at random, and takes the best column
+            (extremely randomised trees, Geurts et al., 2006).
         beginning_weight: the tree also learns from each flow as it was after a random number of
             its packets; such a beginning weighs so much of a whole flow.
         rounds: boosting rounds at most; cross-validation over blocks of recordings chooses how many
@@ -120,6 +123,7 @@ class TreeConfig(Section):
     """
 
     enabled: bool = True
+    members: int = Field(4, ge=1, le=32)
     beginning_weight: Share = 0.3
     rounds: int = Field(120, ge=1)
     learning_rate: float = Field(0.08, gt=0)

@@ -215,7 +215,9 @@ def _trained_alike(
     """Trained on other flows or another tier with an edition's pool; no network without a say."""
     if edition.network_is_idle:
         config = config.with_idle_network()
-    return train(parts, classes, config, seed=seed, reporter=reporter, pool=Pool.of(edition))
+    return train(
+        parts, classes, config, seed=seed, reporter=reporter, pool=Pool.of(edition, config.tree)
+    )
 
 
 def _baseline(

@@ -156,7 +156,7 @@ def train(
             threads=config.threads,
             reporter=reporter,
         )
-    decided = replace(undecided, tree=tree.booster, decision=pool.decision, forest=forest)
+    decided = replace(undecided, tree=tree.booster(), decision=pool.decision, forest=forest)
     return decided.with_keys(parts.training.flows)
 
 

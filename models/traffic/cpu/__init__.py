@@ -1,8 +1,9 @@
-"""The two recurrences of Mamba-1 as compiled kernels for processors, forward and backward.
+"""Mamba-1 as compiled kernels for processors: its two recurrences, forward and backward, and a step.
 
 `vector.py` gives the compiler 16 floats at a time, `compiled.py` keeps what it made, `workers.py`
 shares rows and channels among threads. On them stand `scan.py` and `conv.py`: one autograd function
-each, whose slow twins are in `selective_scan.py` and `causal_conv.py`. Float32 only, and only
+each, whose slow twins are in `selective_scan.py` and `causal_conv.py`, and `step.py`: one token
+through a whole block, whose twin is `encoder.Block.step_by_parts`. Float32 only, and only
 channels in multiples of 16; `supports` says so.
 """
 

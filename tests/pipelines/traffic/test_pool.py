@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from feature_store.editions.traffic import trees_pooled
 from pipelines.traffic.config import DecisionConfig
 from pipelines.traffic.pool import (
+    FOREST_SHARES,
     Opinions,
     best_rounds,
     choose_forest_share,
@@ -55,20 +56,23 @@ def test_a_network_that_says_what_the_tree_says_has_no_say() -> None:
     assert choose_weight([same]).weight == 0
 
 
-def test_trees_that_are_wrong_at_different_flows_share_the_say() -> None:
-    said = opinions(network_errors=0.2, tree_errors=0.25)
-    by_share = {share: trees(share, said) for share in (0.0, 0.25, 0.5, 0.75, 1.0)}
-    assert choose_forest_share(by_share) in (0.5, 0.75)
+def shared(said: Opinions) -> float:
+    return choose_forest_share({share: trees(share, said) for share in FOREST_SHARES})
 
 
-def test_a_forest_that_knows_nothing_has_no_share() -> None:
-    said = opinions(network_errors=0.7, tree_errors=0.1)
-    assert choose_forest_share({share: trees(share, said) for share in (0.0, 0.3, 1.0)}) == 0
+def test_trees_of_two_kinds_share_the_say() -> None:
+    assert shared(opinions(network_errors=0.2, tree_errors=0.25)) == 0.5
+    assert shared(opinions(network_errors=0.3, tree_errors=0.25)) == 0.5
+
+
+def test_trees_that_are_better_alone_have_all_of_the_say() -> None:
+    assert shared(opinions(network_errors=0.7, tree_errors=0.1)) == 0
+    assert shared(opinions(network_errors=0.1, tree_errors=0.7)) == 1
 
 
 def test_nothing_held_out_gives_the_forest_no_share() -> None:
     none = Opinions(*[np.zeros((0, 3), np.float32)] * 2, *[np.zeros(0, np.int64)] * 2)
-    assert choose_forest_share({0.0: none, 1.0: none}) == 0
+    assert choose_forest_share(dict.fromkeys(FOREST_SHARES, none)) == 0
 
 
 def test_overconfident_opinions_are_cooled() -> None:
