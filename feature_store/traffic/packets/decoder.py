@@ -28,7 +28,7 @@ from feature_store.traffic.packets.fragment_memory import (
     new_fragments,
 )
 from feature_store.traffic.packets.fragments import remember_flow
-from feature_store.traffic.packets.held_fragments import give_up, release
+from feature_store.traffic.packets.held_fragments import give_up, hold, release
 from feature_store.traffic.packets.ip import ip_version, ipv4, ipv6
 from feature_store.traffic.packets.layer import (
     COOKED,
@@ -37,6 +37,8 @@ from feature_store.traffic.packets.layer import (
     ERSPAN_3,
     ETHERNET,
     FLOW,
+    FRAGMENT_WAITS,
+    FRAGMENT_WITHOUT_FIRST,
     GRE,
     IP,
     IPV4,
@@ -204,7 +206,9 @@ def decode_packets(
             packet["dst_mac"] = (u16(bytes_, 0) << 32) | u32(bytes_, 2)
             packet["src_mac"] = (u16(bytes_, 6) << 32) | u32(bytes_, 8)
         before = state[FIRSTS]
-        outcome = _walk(bytes_, end, link_type[i], timestamp_ns[i], fragments, packet)
+        outcome = _walk(bytes_, end, link_type[i], timestamp_ns[i], firsts, state, packet)
+        if outcome == FRAGMENT_WAITS and not hold(bytes_, timestamp_ns[i], fragments, packet):
+            outcome = FRAGMENT_WITHOUT_FIRST
         packet["outcome"] = -outcome
         for entry in range(before, state[FIRSTS]):
             first = firsts[entry % firsts.size]
@@ -220,7 +224,8 @@ def _walk(
     length: int,
     link_type: int,
     timestamp_ns: int,
-    fragments: Fragments,
+    firsts: NDArray[np.void],
+    state: NDArray[np.int64],
     packet: np.void,
 ) -> int:
     """The (negative) outcome. `end` is where the innermost packet ends on the wire."""
@@ -261,9 +266,9 @@ def _walk(
                 return TOO_DEEP
             packet["depth"] += 1
             if layer == IPV4:
-                layer, at = ipv4(data, at, end, timestamp_ns, fragments, packet)
+                layer, at = ipv4(data, at, end, timestamp_ns, firsts, state, packet)
             else:
-                layer, at = ipv6(data, at, end, timestamp_ns, fragments, packet)
+                layer, at = ipv6(data, at, end, timestamp_ns, firsts, state, packet)
             end = packet["network_offset"] + packet["ip_length"]
             data = data[: min(data.size, end)]  # without the link's padding
     if layer == NOT_IP and packet["depth"] > 0:

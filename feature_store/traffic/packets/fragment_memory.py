@@ -41,8 +41,9 @@ CONTENT_BYTES = 240  # as much as a flow keeps of a packet's payload
 HELD_BYTES = 400 + CONTENT_BYTES  # headers, and what is looked at of the content
 
 # Entries of `Fragments.state`: how many were written into each ring, how many wait, and how many
-# there are in `released`; then, since the state was last read, those that stopped waiting.
-FIRSTS, HOLDS, WAITING, RELEASED, JOINED, WITHOUT_FIRST, WITHOUT_ROOM = range(7)
+# there are in `released`; since the state was last read, those that stopped waiting; and the number
+# of the datagram whose fragment is to wait.
+FIRSTS, HOLDS, WAITING, RELEASED, JOINED, WITHOUT_FIRST, WITHOUT_ROOM, IDENTIFICATION = range(8)
 
 
 class Fragments(NamedTuple):
@@ -56,7 +57,7 @@ class Fragments(NamedTuple):
     released_packet: NDArray[np.void]  # (H,) PACKET
     released_octets: NDArray[np.uint8]  # (H, HELD_BYTES)
     released_behind: NDArray[np.int64]  # (H,) the packet of the batch that is their first
-    state: NDArray[np.int64]  # (7,)
+    state: NDArray[np.int64]  # (8,)
 
 
 def new_fragments(firsts: int, held: int) -> Fragments:
@@ -70,7 +71,7 @@ def new_fragments(firsts: int, held: int) -> Fragments:
         released_packet=np.zeros(held, PACKET),
         released_octets=np.zeros((held, HELD_BYTES), np.uint8),
         released_behind=np.zeros(held, np.int64),
-        state=np.zeros(7, np.int64),
+        state=np.zeros(8, np.int64),
     )
 
 

@@ -6,8 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_store.traffic.compiled import compiled
-from feature_store.traffic.packets.fragment_memory import FIRSTS, Fragments, copy_flow
-from feature_store.traffic.packets.held_fragments import hold
+from feature_store.traffic.packets.fragment_memory import FIRSTS, IDENTIFICATION, copy_flow
 from feature_store.traffic.packets.layer import (
     FLOW,
     FRAGMENT_WAITS,
@@ -23,23 +22,23 @@ FRAGMENT_LIFETIME_NS = 60_000_000_000  # RFC 8200 section 4.5
 
 @compiled
 def attribute_fragment(
-    data: NDArray[np.uint8],
     at: int,
     carried: int,
     protocol: int,
     identification: int,
     first: bool,
     timestamp_ns: int,
-    fragments: Fragments,
+    ring: NDArray[np.void],
+    state: NDArray[np.int64],
     packet: np.void,
 ) -> tuple[int, int]:
-    """Remember a first fragment; find the flow of a later one, newest first, or let it wait."""
+    """Remember a first fragment; find the flow of a later one, newest first."""
     layer, at = carry(at, carried, protocol, packet)
-    ring, written = fragments.firsts, fragments.state[FIRSTS]
+    written = state[FIRSTS]
     if first:
         packet["fragment"] = 1
         entry = ring[written % ring.size]
-        fragments.state[FIRSTS] += 1
+        state[FIRSTS] += 1
         entry["src_hi"], entry["src_lo"] = packet["src_hi"], packet["src_lo"]
         entry["dst_hi"], entry["dst_lo"] = packet["dst_hi"], packet["dst_lo"]
         entry["identification"], entry["protocol"] = identification, protocol
@@ -62,9 +61,8 @@ def attribute_fragment(
                 return FRAGMENT_WITHOUT_FIRST, at
             copy_flow(entry["flow"], packet)
             return FLOW, at
-    if hold(data, identification, timestamp_ns, fragments, packet):
-        return FRAGMENT_WAITS, at
-    return FRAGMENT_WITHOUT_FIRST, at
+    state[IDENTIFICATION] = identification
+    return FRAGMENT_WAITS, at
 
 
 @compiled

@@ -14,6 +14,7 @@ from feature_store.traffic.packets.fragment_memory import (
     CONTENT_BYTES,
     HELD_BYTES,
     HOLDS,
+    IDENTIFICATION,
     JOINED,
     RELEASED,
     WAITING,
@@ -29,13 +30,12 @@ HOLD_NS = 30_000_000_000  # what Linux waits for the rest of a datagram (ipfrag_
 @compiled
 def hold(
     data: NDArray[np.uint8],
-    identification: int,
     timestamp_ns: int,
     fragments: Fragments,
     packet: np.void,
 ) -> bool:
-    """Let a later fragment wait, in the place of the one that came longest ago. False where its
-    headers are too long for what is kept of it."""
+    """Let a later fragment wait, of which an identification was written down, in the place of the
+    one that came longest ago. False where its headers are too long for what is kept of it."""
     if packet["payload_offset"] > HELD_BYTES - CONTENT_BYTES:
         return False
     state = fragments.state
@@ -48,7 +48,8 @@ def hold(
         state[WAITING] -= 1
     entry["src_hi"], entry["src_lo"] = packet["src_hi"], packet["src_lo"]
     entry["dst_hi"], entry["dst_lo"] = packet["dst_hi"], packet["dst_lo"]
-    entry["identification"], entry["protocol"] = identification, packet["protocol"]
+    entry["identification"] = state[IDENTIFICATION]
+    entry["protocol"] = packet["protocol"]
     entry["waits"], entry["timestamp_ns"] = 1, timestamp_ns
     fragments.held_packet[slot] = packet
     captured = min(data.size, packet["payload_offset"] + CONTENT_BYTES)

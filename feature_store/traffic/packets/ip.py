@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_store.traffic.compiled import compiled, int64
-from feature_store.traffic.packets.fragment_memory import Fragments
 from feature_store.traffic.packets.fragments import attribute_fragment, carry
 from feature_store.traffic.packets.layer import (
     IPV4,
@@ -40,7 +39,8 @@ def ipv4(
     at: int,
     end: int,
     timestamp_ns: int,
-    fragments: Fragments,
+    firsts: NDArray[np.void],
+    state: NDArray[np.int64],
     packet: np.void,
 ) -> tuple[int, int]:
     """RFC 791, with the authentication header of RFC 4302 before what it protects."""
@@ -61,8 +61,7 @@ def ipv4(
     if fragment & 0x3FFF:
         first, at = fragment & 0x1FFF == 0, at + header
         return attribute_fragment(
-            data, at, total - header, protocol, identification, first, timestamp_ns, fragments,
-            packet,
+            at, total - header, protocol, identification, first, timestamp_ns, firsts, state, packet
         )  # fmt: skip
     at, end = at + header, at + total
     if protocol == AUTHENTICATION:
@@ -81,7 +80,8 @@ def ipv6(
     at: int,
     end: int,
     timestamp_ns: int,
-    fragments: Fragments,
+    firsts: NDArray[np.void],
+    state: NDArray[np.int64],
     packet: np.void,
 ) -> tuple[int, int]:
     """RFC 8200, with the extension headers of RFC 7045."""
@@ -110,7 +110,7 @@ def ipv6(
             if fragment & 0xFFF9:
                 first = fragment & 0xFFF8 == 0
                 return attribute_fragment(
-                    data, at, end - at, following, identification, first, timestamp_ns, fragments,
+                    at, end - at, following, identification, first, timestamp_ns, firsts, state,
                     packet,
                 )  # fmt: skip
         elif protocol == AUTHENTICATION:

@@ -1,4 +1,4 @@
-"""Mamba-1 as compiled kernels for processors: its two recurrences, forward and backward, and a step.
+"""Mamba-1 as compiled kernels for processors: both recurrences, forward and backward, and a step.
 
 `vector.py` gives the compiler 16 floats at a time, `compiled.py` keeps what it made, `workers.py`
 shares rows and channels among threads. On them stand `scan.py` and `conv.py`: one autograd function
