@@ -10,16 +10,23 @@ With both, each packet's token comes before its strides, so that a flow can be r
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, Self
+from collections.abc import Sequence
+from typing import NamedTuple, Self, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
+from models.traffic import cpu
+from models.traffic.cpu.embed import FeatureScales, TokenWeights, fused_tokens
+
 GAP_UNITS_S = (1.0, 1e-2, 1e-4, 1e-6)
 SIZE_PERIODS_BYTES = tuple(2.0**k for k in range(2, 12))
 FIELD_BITS = 16
 SIZE_SCALE_BYTES, LARGEST = 1500.0, 65535.0
+FEATURE_SCALES = FeatureScales(
+    SIZE_SCALE_BYTES, LARGEST, GAP_UNITS_S, SIZE_PERIODS_BYTES, FIELD_BITS
+)
 
 
 class EmbeddingConfig(BaseModel):
@@ -144,7 +151,7 @@ class FlowEmbedding(nn.Module):
         """
         parts = []
         if self.own:
-            parts.append(self.packet(packet_features(flows, self.config.fields)))  # (P, 1, d)
+            parts.append(self._next_token(flows))  # (P, 1, d)
         if self.strides:
             parts.append(self.octets(_in_strides(flows.octets, self.config.stride)))  # (P, S, d)
         values = torch.cat(parts, dim=1)
@@ -153,6 +160,21 @@ class FlowEmbedding(nn.Module):
             index = self.count(place)[:, None] + torch.arange(values.shape[1], device=place.device)
             values = values + self.position[index.clamp(max=self.length - 1)]
         return Tokens(values, count)
+
+    def _next_token(self, flows: FlowTensors) -> Tensor:
+        enter, _, leave = cast(Sequence[nn.Linear], self.packet)
+        if torch.is_grad_enabled() or not cpu.supports(leave.weight) or not len(flows.size):
+            return self.next_token_by_parts(flows)
+        _check_fields(flows, self.config.fields)
+        weights = TokenWeights(enter.weight, enter.bias, leave.weight, leave.bias)
+        fields = flows.fields[:, 0, : self.config.fields]
+        seen = flows.size[:, 0], flows.direction[:, 0], flows.gap_s[:, 0]
+        return fused_tokens(*seen, fields, weights, FEATURE_SCALES)[:, None]
+
+    def next_token_by_parts(self, flows: FlowTensors) -> Tensor:
+        """(P, 1, d_model): the token of one packet of each flow, on any device."""
+        token: Tensor = self.packet(packet_features(flows, self.config.fields))
+        return token
 
     def count(self, kept: Tensor) -> Tensor:
         """(P,) int64: how many tokens the first `kept` packets have."""
@@ -230,8 +252,7 @@ def packet_features(flows: FlowTensors, fields: int) -> Tensor:
     one; the logarithm of each field. Then what tells exact values apart: sines and cosines of the
     size at periods from 4 to 2048 bytes, and the bits of each field.
     """
-    if flows.fields.shape[-1] < fields:
-        raise ValueError(f"flows have {flows.fields.shape[-1]} fields, {fields} are read")
+    _check_fields(flows, fields)
     direction = flows.direction.float()[..., None]  # (P, M, 1)
     size = flows.size.float()[..., None]
     gap = flows.gap_s.float()[..., None]
@@ -254,6 +275,11 @@ def packet_features(flows: FlowTensors, fields: int) -> Tensor:
         ],
         dim=-1,
     )
+
+
+def _check_fields(flows: FlowTensors, fields: int) -> None:
+    if flows.fields.shape[-1] < fields:
+        raise ValueError(f"flows have {flows.fields.shape[-1]} fields, {fields} are read")
 
 
 def _in_strides(octets: Tensor, stride: int) -> Tensor:

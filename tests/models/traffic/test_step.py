@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from models.traffic.embedding import EmbeddingConfig, FlowEmbedding, FlowTensors
 from models.traffic.encoder import EncoderConfig, EncoderState, TrafficEncoder
 
 
@@ -66,3 +67,26 @@ def test_odd_widths_step_by_parts():
         out, state = network.step(torch.randn(3, 24), network.initial_state(3))
     assert isinstance(state, EncoderState)
     assert out.shape == (3, 24)
+
+
+@pytest.mark.parametrize("fields", [0, 3, 12])
+def test_a_fused_token_is_that_of_its_parts(fields):
+    torch.manual_seed(0)
+    embedding = FlowEmbedding(EmbeddingConfig(packets=6, fields=fields), d_model=48)
+    size = torch.tensor([1, 40, 1500, 1501, 65535] * 20)[:, None]
+    flows = FlowTensors(
+        kept=torch.ones(100, dtype=torch.int32),
+        size=size,
+        direction=torch.randint(0, 2, (100, 1), dtype=torch.int8) * 2 - 1,
+        gap_s=torch.rand(100, 1) ** 9 * (torch.rand(100, 1) > 0.2),
+        fields=torch.randint(0, 65536, (100, 1, fields), dtype=torch.int32),
+        octets=torch.zeros(100, 0, 0, dtype=torch.uint8),
+    )
+    place = torch.arange(100) % 6
+    with torch.inference_mode():
+        fused = embedding.next_packet(flows, place).values
+        parts = embedding.next_token_by_parts(flows) + embedding.position[place][:, None]
+        if fields:
+            with pytest.raises(ValueError, match=f"{fields - 1} fields, {fields} are read"):
+                embedding.next_packet(flows._replace(fields=flows.fields[..., 1:]), place)
+    torch.testing.assert_close(fused, parts, atol=1e-5, rtol=1e-5)
