@@ -41,7 +41,7 @@ def list_offsets(
         return None
     found = head[lists, places]
     predicted = probabilities(known[lists, places], known.max(1)[lists])
-    reading = replica.read(keys(users[lists], found), predicted)
+    reading = replica.read(keys.of_lists(users, lists, found), predicted)
     if not reading.gate_open:
         return None
     moved = np.zeros_like(scores)

@@ -41,7 +41,17 @@ class MemoryKeys:
 
         One user's vector (d,) goes with all rows.
         """
-        pair = _unit((users @ self._projection) * self._items[rows])
+        return self._of(users @ self._projection, rows)
+
+    def of_lists(
+        self, users: FloatArray, lists: NDArray[np.int64], rows: NDArray[np.int64]
+    ) -> FloatArray:
+        """(n, 2p) keys of the items `rows` (n,) with the user of the list that each is in:
+        `users` (L, d), `lists` (n,)."""
+        return self._of((users @ self._projection)[lists], rows)
+
+    def _of(self, projected: FloatArray, rows: NDArray[np.int64]) -> FloatArray:
+        pair = _unit(projected * self._items[rows])
         keys = np.concatenate([pair, self._own[rows]], axis=1)
         keys *= np.float32(np.sqrt(0.5))
         return keys

@@ -453,20 +453,21 @@ class RecommenderEdition:
 
     def weigh(self, events: Sequence[Iterable[tuple[int, str]]]) -> sp.csr_matrix:
         """(B, n_items) float32 histories of B users' events: (row, type), newest first."""
-        indptr, indices, weights = [0], [], []
-        for each in events:
-            rows, loud = self.history.weigh_newest_first(each)
-            indices += rows
-            weights += loud
-            indptr.append(len(indices))
-        return sp.csr_matrix(
-            (
-                np.array(weights, np.float32),
-                np.array(indices, np.int32),
-                np.array(indptr, np.int32),
-            ),
-            shape=(len(events), len(self.catalogue)),
-        )
+        return self.histories([self.weigh_one(each) for each in events])
+
+    def weigh_one(self, events: Iterable[tuple[int, str]]) -> tuple[NDArray[np.int32], FloatArray]:
+        """One user's row of `weigh`: items (m,), newest first, and how loudly they speak."""
+        rows, loud = self.history.weigh_newest_first(events)
+        return np.array(rows, np.int32), np.array(loud, np.float32)
+
+    def histories(self, weighed: Sequence[tuple[NDArray[np.int32], FloatArray]]) -> sp.csr_matrix:
+        """(B, n_items) float32: what `weigh_one` said of B users."""
+        indptr = np.zeros(len(weighed) + 1, np.int32)
+        np.cumsum([len(rows) for rows, _ in weighed], out=indptr[1:])
+        none = np.zeros(0, np.int32), np.zeros(0, np.float32)
+        rows, weights = zip(none, *weighed, strict=True)
+        entries = (np.concatenate(weights), np.concatenate(rows), indptr)
+        return sp.csr_matrix(entries, shape=(len(weighed), len(self.catalogue)))
 
     def similar(
         self, row: int, *, k: int, allowed: RowFilter | NDArray[np.bool_] | None = None

@@ -14,9 +14,14 @@ from feature_store.error_memory import ErrorBatch
 from feature_store.error_memory.events import LabelledEvent
 
 
-def pack_case(history: Sequence[tuple[str, str]], features: Mapping[str, Any]) -> bytes:
-    """What the model saw of a user: (item id, type) newest first, and features."""
-    return orjson.dumps([history, features])
+def pack_history(history: Sequence[tuple[str, str]]) -> bytes:
+    """(item id, type) newest first, as `pack_case` wants them."""
+    return orjson.dumps(history)
+
+
+def pack_case(history: bytes, features: Mapping[str, Any]) -> bytes:
+    """What the model saw of a user: a packed history, and features."""
+    return orjson.dumps((orjson.Fragment(history), features))
 
 
 def unpack_case(case: bytes) -> tuple[list[tuple[str, str]], dict[str, Any]]:

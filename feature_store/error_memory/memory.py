@@ -112,33 +112,39 @@ class ErrorMemory:
             estimates[:] = predictions[:, None]
             return Reading(predictions, predictions, estimates, contexts, gate_open=False)
         with self._lock:
-            read_neighbours(
-                self._neighbours,
-                self._parameters,
-                keys,
-                predictions,
-                self._sequence,
-                estimates,
-            )
-            for place, table in enumerate(self._sketches):
-                expert = 1 + len(self.policy.kernels) + place
-                gamma = self._parameters.gammas[expert - 1]
-                read_sketch(
-                    table,
-                    expert,
-                    gamma,
-                    self._parameters.evidence,
-                    keys,
-                    predictions,
-                    self._sequence,
-                    estimates,
-                )
+            if self._sequence == 0:  # nothing to hear, whatever is asked
+                estimates[:] = predictions[:, None]
+            else:
+                self._hear(keys, predictions, estimates)
             open_ = mix(self._mixture, self._parameters, predictions, estimates, contexts, mixed)
             self._reads += n
             near = len(self.policy.kernels) or experts - 1
             self._hits += count_moved(predictions, estimates, near)
         corrected = mixed if open_ else predictions
         return Reading(corrected, mixed, estimates, contexts, gate_open=open_)
+
+    def _hear(self, keys: FloatArray, predictions: FloatArray, estimates: FloatArray) -> None:
+        """Fill `estimates` (n, E, C) with what each expert says."""
+        read_neighbours(
+            self._neighbours,
+            self._parameters,
+            keys,
+            predictions,
+            self._sequence,
+            estimates,
+        )
+        for place, table in enumerate(self._sketches):
+            expert = 1 + len(self.policy.kernels) + place
+            read_sketch(
+                table,
+                expert,
+                self._parameters.gammas[expert - 1],
+                self._parameters.evidence,
+                keys,
+                predictions,
+                self._sequence,
+                estimates,
+            )
 
     def write(self, batch: ErrorBatch) -> None:
         """Learn from a batch, in its order.

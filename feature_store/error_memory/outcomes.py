@@ -24,10 +24,13 @@ from feature_store.error_memory.events import LabelledEvent
 from feature_store.error_memory.hashing import source_id
 from feature_store.error_memory.log import Appended
 from feature_store.error_memory.wire import pack, unpack
+from feature_store.expiring import ExpiringValues
 
 TTL_S = 86_400
 EXPOSURE_WINDOW_S = 1_800
 _SWEPT_AT_ONCE = 500
+# A shorter case costs more to compress than to keep for a day.
+_COMPRESSED_ABOVE = 2_000
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,48 @@ class Served:
     batch: ErrorBatch
     source: str = ""
     case: bytes = b""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The cases of several predictions of one version, end to end, whose outcome will be known.
+
+    Attributes:
+        version, fingerprint: as in `Served`.
+        prediction_ids: of P predictions.
+        names: of each one's cases, which are as many rows of `batch`.
+        batch: the cases of all.
+        sources, cases: as in `Served`, of each prediction.
+    """
+
+    version: str
+    fingerprint: str
+    prediction_ids: Sequence[str]
+    names: Sequence[Sequence[str]]
+    batch: ErrorBatch
+    sources: Sequence[str]
+    cases: Sequence[bytes]
+
+    def packed(self) -> dict[str, bytes]:
+        """Each prediction as it is kept. Packed together: a prediction by itself costs as much as
+        a hundred."""
+        header, records = pack(self.batch)
+        cells, size = records.tobytes(), records.itemsize
+        kept, at = {}, 0
+        for prediction_id, names, source, case in zip(
+            self.prediction_ids, self.names, self.sources, self.cases, strict=True
+        ):
+            short = len(case) < _COMPRESSED_ABOVE
+            case = case if short else zlib.compress(case, 1)
+            facts = orjson.dumps(
+                (self.version, self.fingerprint, source, names, len(case), not short)
+            )
+            end = at + len(names) * size
+            kept[prediction_id] = b"".join(
+                (len(facts).to_bytes(4, "little"), facts, case, header, cells[at:end])
+            )
+            at = end
+        return kept
 
 
 class Outcomes:
@@ -78,6 +123,7 @@ class Outcomes:
             record: is told each outcome that was new, with its case.
         """
         self._redis = client
+        self._values = ExpiringValues(client)
         self._append = append
         self._prefix = f"errata:{tenant}"
         self._exposed = f"{self._prefix}:exposed"
@@ -85,15 +131,14 @@ class Outcomes:
         self._unanswered, self._clock = unanswered, clock
         self._record = record
 
-    def expect(self, served: Sequence[Served]) -> None:
-        """Keep what was served, in one round trip."""
-        pipeline = self._redis.pipeline(transaction=False)
-        for each in served:
-            pipeline.set(self._key("served", each.prediction_id), _packed(each), ex=self._ttl_s)
-        if self._unanswered and served:
+    def expect(self, expected: Expected) -> None:
+        """Keep what was served until its outcome is known."""
+        prefix = self._key("served", "")
+        packed = {prefix + each: value for each, value in expected.packed().items()}
+        self._values.keep(packed, ttl_s=self._ttl_s)
+        if self._unanswered and expected.prediction_ids:
             due = self._clock() + self._window_s
-            pipeline.zadd(self._exposed, {each.prediction_id: due for each in served}, nx=True)
-        pipeline.execute()
+            self._redis.zadd(self._exposed, dict.fromkeys(expected.prediction_ids, due), nx=True)
 
     def served(self, prediction_id: str) -> Served | None:
         """What was served, if it still waits."""
@@ -209,20 +254,14 @@ def _labelled(served: Served, rows: Sequence[int], label: float) -> ErrorBatch:
     return replace(part, labels=labels, losses=losses.astype(np.float32))
 
 
-def _packed(served: Served) -> bytes:
-    header, records = pack(served.batch)
-    case = zlib.compress(served.case, 1)
-    facts = orjson.dumps(
-        [served.version, served.fingerprint, served.source, served.names, len(case)]
-    )
-    return len(facts).to_bytes(4, "little") + facts + case + header + records.tobytes()
-
-
 def _unpacked(prediction_id: str, raw: bytes) -> Served:
     size = int.from_bytes(raw[:4], "little")
-    # What an earlier release kept ends before the length of the case.
-    version, fingerprint, source, names, length = (*orjson.loads(raw[4 : 4 + size]), 0)[:5]
-    case = zlib.decompress(raw[4 + size : 4 + size + length]) if length else b""
+    facts = orjson.loads(raw[4 : 4 + size])
+    # What an earlier release kept ends before the case, or before how it is written.
+    facts += (0, True)[len(facts) - 4 :]
+    version, fingerprint, source, names, length, compressed = facts
+    case = raw[4 + size : 4 + size + length]
+    case = zlib.decompress(case) if case and compressed else case
     batch = unpack(raw[4 + size + length :])
     return Served(prediction_id, version, fingerprint, tuple(names), batch, source, case)
 

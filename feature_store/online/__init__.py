@@ -14,6 +14,7 @@ from feature_store.online.store import (
     OnlineStore,
     OnlineUser,
     StoredPrediction,
+    StoredUser,
     digest,
 )
 
@@ -27,6 +28,7 @@ __all__ = [
     "OnlineStore",
     "OnlineUser",
     "StoredPrediction",
+    "StoredUser",
     "connect",
     "describe",
     "digest",

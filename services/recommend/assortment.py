@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,26 +15,36 @@ from numpy.typing import NDArray
 
 from feature_store.editions import RecommenderEdition
 from feature_store.editions.additions import AddedItem, place
+from feature_store.editions.replaying import pack_history
 from feature_store.interactions.catalogue import Catalogue
+from feature_store.interactions.history import NEGATIVE_SIGNALS
 from feature_store.vectors import RowFilter
 from services.problems import ProblemError
 from services.recommend import item_texts
-from services.recommend.item_texts import ItemTexts
+from services.recommend.item_texts import UNEXPLAINED, ItemTexts, Written
 from services.recommend.settings import Where
+from services.recommend.users import KnownUser
 
 REMEMBERED_FILTERS = 256
+_WHEN = attrgetter("timestamp_ms")
 
 
-class RowHistory(NamedTuple):
-    """A history as (row, type), newest first.
+class Seen(NamedTuple):
+    """A user's history as one catalogue understands it.
 
     Attributes:
-        met: what the user met; -1 for an item that is unknown.
-        speaking: the same with the items that an added one is like in its place.
+        told: what happened, packed for the versions to come.
+        rows, weights: (m,) int32 and float32, what speaks and how loudly, newest first; an item
+            that was added speaks through those that it is like.
+        met: (e,) int64 rows of what the user met or does not want.
+        unwanted: (u,) int64 rows of what the user does not want.
     """
 
-    met: list[tuple[int, str]]
-    speaking: list[tuple[int, str]]
+    told: bytes
+    rows: NDArray[np.int32]
+    weights: NDArray[np.float32]
+    met: NDArray[np.int64]
+    unwanted: NDArray[np.int64]
 
 
 class Assortment:
@@ -86,6 +96,8 @@ class Assortment:
                 withdrawn=np.array(sorted(rows), np.int64),
             )
         self.edition = edition
+        # What is kept for a user's next request names a catalogue without keeping it.
+        self._mark = object()
         self._filters: OrderedDict[object, RowFilter] = OrderedDict()
         self._lock = threading.Lock()
         self.texts = texts or ItemTexts.of_edition(self.base)
@@ -109,24 +121,45 @@ class Assortment:
         """The rows of those ids that are known."""
         return [row for item_id in item_ids if (row := self.row(item_id)) >= 0]
 
-    def history(self, events: Sequence[tuple[str, str]]) -> RowHistory:
-        """(item id, type) events, newest first, as rows."""
-        base, added = self._base_row_of, self._added_row_of
-        met = [(base.get(item_id, -1), kind) for item_id, kind in events]
-        if not added:
-            return RowHistory(met, met)
-        met = [
-            (added.get(item_id, -1) if row < 0 else row, kind)
-            for (item_id, kind), (row, _) in zip(events, met, strict=True)
-        ]
-        speaking = []
-        for row, kind in met:
+    def seen(self, told: Sequence[str], user: KnownUser) -> Seen:
+        """What a request tells, oldest first, and behind it what is stored of its user.
+
+        Feedback can arrive late: what counts is when it happened, as in training.
+        """
+        if not told and user.understood is not None and user.understood[0] is self._mark:
+            known: Seen = user.understood[1]
+            return known
+        stored = sorted(user.events, key=_WHEN, reverse=True)
+        events = [(item_id, "interaction") for item_id in reversed(told)]
+        events += [(event.item_id, event.type) for event in stored]
+        seen = self._seen(events, user.hidden)
+        if not told:
+            user.understood = (self._mark, seen)
+        return seen
+
+    def _seen(self, events: Sequence[tuple[str, str]], hidden: Sequence[str]) -> Seen:
+        rows = [self.row(item_id) for item_id, _ in events]
+        kinds = [kind for _, kind in events]
+        speaking: list[tuple[int, str]] = []
+        for row, kind in zip(rows, kinds, strict=True):
             if row < self.n_base:
                 speaking.append((row, kind))
             else:
                 proxies = self._proxies[row - self.n_base].tolist()
                 speaking += [(proxy, kind) for proxy in proxies]
-        return RowHistory(met, speaking)
+        refused = self.rows(hidden)
+        met = [row for row in rows if row >= 0]
+        unwanted = [
+            row
+            for row, kind in zip(rows, kinds, strict=True)
+            if row >= 0 and kind in NEGATIVE_SIGNALS
+        ]
+        return Seen(
+            pack_history(events),
+            *self.base.weigh_one(speaking),
+            met=np.array(met + refused, np.int64),
+            unwanted=np.array(unwanted + refused, np.int64),
+        )
 
     def item_ids(self, rows: list[int]) -> list[str]:
         """The ids of `rows`."""
@@ -166,12 +199,22 @@ class Assortment:
             for item_id, item_type, title, score in described
         ]
 
-    def written(self, rows: NDArray[np.int64], scores: NDArray[np.float32]) -> bytes:
-        """`described` as a JSON array, without reasons."""
-        if not (np.abs(scores) < item_texts.LARGEST_SCORE).all():  # nor a number that is none
-            told = self.described(rows.tolist(), scores.tolist())
-            return orjson.dumps([each | {"reasons": None, "corrections": None} for each in told])
-        return item_texts.written(self.texts, self._added_texts, rows, scores)
+    def written(
+        self, rows: NDArray[np.int64], scores: NDArray[np.float32], counts: NDArray[np.int64]
+    ) -> list[Written]:
+        """Of each list the items as JSON, without reasons: the first `counts` (B,) of `rows` and
+        `scores` (B, n), best first."""
+        lists = item_texts.written(self.texts, self._added_texts, rows, scores, counts)
+        if lists is not None:
+            return lists
+        return [
+            self._written_slowly(each[:count].tolist(), loud[:count].tolist())
+            for each, loud, count in zip(rows, scores, counts.tolist(), strict=True)
+        ]
+
+    def _written_slowly(self, rows: list[int], scores: list[float]) -> Written:
+        told = [each | UNEXPLAINED for each in self.described(rows, scores)]
+        return Written(*map(orjson.dumps, (told, self.item_ids(rows), scores)))
 
     def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """The item vectors of `rows`, (len(rows), d + r)."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import redis
@@ -27,14 +26,13 @@ from feature_store.error_memory.events import (
 )
 from feature_store.error_memory.influence import Influential
 from feature_store.error_memory.log import Appended, MemoryLog
-from feature_store.error_memory.outcomes import EXPOSURE_WINDOW_S, Outcomes, Served, cases
+from feature_store.error_memory.outcomes import EXPOSURE_WINDOW_S, Expected, Outcomes, cases
 from feature_store.error_memory.remembered import Described
 from feature_store.error_memory.replica import MemoryReplica
 from feature_store.interactions.history import NEGATIVE_SIGNALS
 from feature_store.offline import FeedbackRecord
 from services.recommend.assortment import Assortment
 from services.recommend.memory_policy import DEFAULT_POLICY
-from services.recommend.predictions import PredictionKeeper
 from services.recommend.ranking import Candidates
 
 log = logging.getLogger(__name__)
@@ -44,18 +42,15 @@ FloatArray = NDArray[np.float32]
 REMEMBERED = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
+class Shown(NamedTuple):
     """One answer, as it is until its outcome is worth computing something for.
 
     Attributes:
         stage: of the catalogue that the answer was made of.
         user: (d + r,) the user's vector.
-        rows, scores: (n,) its first items, and their scores without corrections.
-        best: the best score without corrections.
-        item_ids: of `rows`.
+        rows, scores: (n,) its items, and their scores without corrections.
         source: who will say the outcome.
-        history, features: what the model saw of the user.
+        history, features: what the model saw of the user, for the versions to come.
     """
 
     prediction_id: str
@@ -63,10 +58,8 @@ class Shown:
     user: FloatArray
     rows: NDArray[np.int64]
     scores: FloatArray
-    best: float
-    item_ids: Sequence[str]
     source: str
-    history: Sequence[tuple[str, str]]
+    history: bytes
     features: Mapping[str, Any]
 
 
@@ -75,10 +68,18 @@ class MemoryStage:
 
     name = "memory"
 
-    def __init__(self, replica: MemoryReplica, keys: MemoryKeys, version: str) -> None:
+    def __init__(
+        self,
+        replica: MemoryReplica,
+        keys: MemoryKeys,
+        version: str,
+        item_ids: Callable[[list[int]], list[str]],
+    ) -> None:
+        """`item_ids`: of rows that `keys` are of."""
         self._replica = replica
         self._keys = keys
         self._version = version
+        self._item_ids = item_ids
 
     def offsets(self, candidates: Candidates) -> FloatArray | None:
         """See `Stage`."""
@@ -106,60 +107,33 @@ class MemoryStage:
             )
         ]
 
-    def shown(
-        self,
-        prediction_id: str,
-        user: FloatArray,
-        rows: NDArray[np.int64],
-        item_ids: Sequence[str],
-        scores: FloatArray,
-        source: str,
-        history: Sequence[tuple[str, str]],
-        features: Mapping[str, Any],
-    ) -> Shown:
-        """One answer's first items; `scores` of all its items without corrections; `history` and
-        `features` are what the model saw, for the versions to come."""
-        return Shown(
-            prediction_id=prediction_id,
-            stage=self,
-            user=user,
-            rows=rows[:REMEMBERED],
-            scores=scores[:REMEMBERED],
-            best=float(scores.max()),
-            item_ids=item_ids[:REMEMBERED],
-            source=source,
-            history=history,
-            features=features,
-        )
-
-    def served(self, shown: Sequence[Shown]) -> list[Served]:
-        """Answers of this stage as they will be learned from."""
-        sizes = [len(each.rows) for each in shown]
-        answers = np.repeat(np.arange(len(shown)), sizes)
-        users = np.stack([each.user for each in shown])
-        keys = self._keys(users[answers], np.concatenate([each.rows for each in shown]))
-        best = np.array([each.best for each in shown], np.float32)
-        predicted = probabilities(np.concatenate([each.scores for each in shown]), best[answers])
+    def expected(self, shown: Sequence[Shown]) -> Expected:
+        """The first items of answers of this stage, which all have some, as they will be learned
+        from."""
+        sizes = np.array([len(each.rows) for each in shown])
+        scores = np.concatenate([each.scores for each in shown])
+        starts = np.cumsum(sizes) - sizes
+        best = np.maximum.reduceat(scores, starts)
+        kept = np.minimum(sizes, REMEMBERED)
+        lists = np.repeat(np.arange(len(shown)), kept)
+        ends = np.cumsum(kept)
+        places = np.arange(ends[-1]) + np.repeat(starts - (ends - kept), kept)
+        rows = np.concatenate([each.rows for each in shown])[places]
+        keys = self._keys.of_lists(np.stack([each.user for each in shown]), lists, rows)
+        predicted = probabilities(scores[places], best[lists])
         reading = self._replica.read(keys, predicted)
         estimates = np.concatenate([reading.estimates[:, :, 0], reading.mixed], axis=1)
-        fingerprint = self._replica.policy.fingerprint()
-        ends = np.cumsum(sizes).tolist()
-        return [
-            Served(
-                prediction_id=each.prediction_id,
-                version=self._version,
-                fingerprint=fingerprint,
-                names=tuple(each.item_ids),
-                batch=cases(
-                    keys[end - size : end],
-                    predicted[end - size : end],
-                    estimates[end - size : end],
-                ),
-                source=each.source,
-                case=pack_case(each.history, each.features),
-            )
-            for each, size, end in zip(shown, sizes, ends, strict=True)
-        ]
+        names = self._item_ids(rows.tolist())
+        spans = zip((ends - kept).tolist(), ends.tolist(), strict=True)
+        return Expected(
+            version=self._version,
+            fingerprint=self._replica.policy.fingerprint(),
+            prediction_ids=[each.prediction_id for each in shown],
+            names=[names[start:end] for start, end in spans],
+            batch=cases(keys, predicted, estimates),
+            sources=[each.source for each in shown],
+            cases=[pack_case(each.history, each.features) for each in shown],
+        )
 
 
 class VersionMemory:
@@ -203,7 +177,7 @@ class VersionMemory:
 
     def stage(self, assortment: Assortment) -> MemoryStage:
         """The stage over a catalogue: an answer is keyed by the catalogue that it was made of."""
-        return MemoryStage(self.replica, _keys(assortment), self._version)
+        return MemoryStage(self.replica, _keys(assortment), self._version, assortment.item_ids)
 
     def begin(self, *, again: bool = False) -> None:
         """Begin with recent outcomes, once for all replicas.
@@ -234,8 +208,9 @@ class Memories:
         tenant: str,
         window_s: float = EXPOSURE_WINDOW_S,
         unanswered: bool = False,
+        waiting: Callable[[str], Shown | None] = lambda _: None,
     ) -> None:
-        """`window_s`, `unanswered`: see `Outcomes`."""
+        """`window_s`, `unanswered`: see `Outcomes`; `waiting`: an answer that is not written."""
         self._client, self._model, self._tenant = client, model, tenant
         self._of: dict[str, VersionMemory] = {}
         self._events = EventLog(client, model=model, tenant=tenant)
@@ -247,7 +222,7 @@ class Memories:
             unanswered=unanswered,
             record=self._record,
         )
-        self._keeper: PredictionKeeper[Shown] = PredictionKeeper(self._write)
+        self._waiting = waiting
 
     def stage(self, assortment: Assortment, version: str) -> MemoryStage:
         """The stage of a version, whose memory begins with its first catalogue."""
@@ -268,15 +243,23 @@ class Memories:
         return self._of.get(version)
 
     def keep(self, shown: Sequence[Shown]) -> None:
-        """Keep what was shown for its outcome; no answer waits for that."""
-        self._keeper.keep(shown)
+        """Write what was shown down for its outcome.
+
+        Raises:
+            redis.RedisError: the server is gone.
+        """
+        of_stage: dict[MemoryStage, list[Shown]] = {}
+        for each in shown:
+            of_stage.setdefault(each.stage, []).append(each)
+        for stage, theirs in of_stage.items():
+            self._outcomes.expect(stage.expected(theirs))
 
     def learn(self, record: FeedbackRecord) -> None:
         """Join one feedback with what was served; what cannot be joined is in the offline log."""
         if record.prediction_id is None:
             return
-        if (shown := self._keeper.waiting(record.prediction_id)) is not None:
-            self._outcomes.expect(shown.stage.served([shown]))
+        if (shown := self._waiting(record.prediction_id)) is not None:
+            self.keep([shown])
         self._outcomes.outcome(
             record.prediction_id,
             record.item_id,
@@ -297,23 +280,10 @@ class Memories:
             self._of.pop(version).close()
 
     def close(self) -> None:
-        """Write what waits, and stop every thread."""
-        self._keeper.close()
+        """Stop every thread."""
         for memory in self._of.values():
             memory.close()
         self._of = {}
-
-    def _write(self, shown: Sequence[Shown]) -> bool:
-        of_stage: dict[MemoryStage, list[Shown]] = {}
-        for each in shown:
-            of_stage.setdefault(each.stage, []).append(each)
-        try:
-            for stage, theirs in of_stage.items():
-                self._outcomes.expect(stage.served(theirs))
-        except redis.RedisError as error:
-            log.warning("answers were not kept for the error memory: %s", error)
-            return False
-        return True
 
     def _record(self, event: LabelledEvent) -> None:
         """Keep an outcome for the versions to come. One of a version that serves no more teaches

@@ -16,8 +16,9 @@ from feature_store.online import connect
 from feature_store.registry import Registry
 from feature_store.vectors import single_threaded
 from services.problems import ProblemError
+from services.recommend.answering import Asked
 from services.recommend.batcher import Batcher, OverloadedError
-from services.recommend.catalogue import Asked, CatalogueService
+from services.recommend.catalogue import CatalogueService
 from services.recommend.pseudonymous import under_pseudonym
 from services.recommend.schemas import Health, RecommendationRequest
 from services.recommend.settings import DEFAULT_CATALOGUE, ServeSettings

@@ -5,26 +5,48 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
 import redis
 
 from feature_store.interactions.history import NEGATIVE_SIGNALS
 from feature_store.offline import FeedbackRecord, Spool
-from feature_store.online import Event, OnlineStore, StoredPrediction, digest
+from feature_store.online import Event, OnlineStore, StoredPrediction, StoredUser, digest
 
 REMEMBERED_USERS = 10_000
+NOBODY = StoredUser()
 
 
-@dataclass(frozen=True)
 class KnownUser:
-    """History, newest first, and features; `degraded` when they may be stale or missing."""
+    """A user as stored; `degraded` when that may be stale or missing.
 
-    events: list[Event] = field(default_factory=list)
-    features: dict[str, Any] = field(default_factory=dict)
-    hidden: tuple[str, ...] = ()
-    degraded: bool = False
+    Attributes:
+        understood: what a catalogue made of it, kept for the user's next request.
+    """
+
+    __slots__ = ("degraded", "stored", "understood")
+
+    def __init__(
+        self, stored: StoredUser = NOBODY, *, degraded: bool = False, understood: Any = None
+    ) -> None:
+        self.stored, self.degraded, self.understood = stored, degraded, understood
+
+    @property
+    def events(self) -> list[Event]:
+        """The history, newest first."""
+        return self.stored.read().events
+
+    @property
+    def features(self) -> dict[str, Any]:
+        """As in the users table."""
+        raw = self.stored.features
+        return orjson.loads(raw) if raw else {}
+
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        """Items that the user does not want."""
+        return tuple(item_id.decode() for item_id in self.stored.hidden)
 
 
 class Users:
@@ -74,16 +96,14 @@ class Users:
             return []
         if self.available:
             try:
-                found = self._store.users(user_ids)
+                found = self._store.stored(user_ids)
             except redis.RedisError:
                 self._available = False
             else:
-                known = [KnownUser(each.events, each.features, each.hidden) for each in found]
-                self._remember(user_ids, known)
-                return known
+                return self._remember(user_ids, found)
         with self._lock:
-            last = [self._remembered.get(user_id, KnownUser()) for user_id in user_ids]
-        return [KnownUser(each.events, each.features, each.hidden, True) for each in last]
+            last = [self._remembered.get(user_id) or KnownUser() for user_id in user_ids]
+        return [KnownUser(each.stored, degraded=True, understood=each.understood) for each in last]
 
     def sample(self, n: int) -> list[str] | None:
         """Up to `n` users who have a history; None while Redis is away."""
@@ -141,13 +161,19 @@ class Users:
         self._learn(record)
         return applied
 
-    def _remember(self, user_ids: Sequence[str], known: Sequence[KnownUser]) -> None:
+    def _remember(self, user_ids: Sequence[str], found: Sequence[StoredUser]) -> list[KnownUser]:
+        """The users, those of whom nothing is new as they were."""
+        known, remembered = [], self._remembered
         with self._lock:
-            for user_id, each in zip(user_ids, known, strict=True):
-                self._remembered[user_id] = each
-                self._remembered.move_to_end(user_id)
-            while len(self._remembered) > REMEMBERED_USERS:
-                self._remembered.popitem(last=False)
+            for user_id, stored in zip(user_ids, found, strict=True):
+                user = remembered.get(user_id)
+                if user is None or user.stored != stored:
+                    user = remembered[user_id] = KnownUser(stored)
+                remembered.move_to_end(user_id)
+                known.append(user)
+            while len(remembered) > REMEMBERED_USERS:
+                remembered.popitem(last=False)
+        return known
 
     def _forget(self, users: Sequence[str], newest: str) -> None:
         if users:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -72,9 +71,9 @@ def warm_up(served: Served, recent: Sequence[tuple[RecommendationRequest, KnownU
         for (request, _), outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, ProblemError):
                 continue  # asked of another version: this one may lack the item type
-            if not all(map(math.isfinite, outcome.scores)):
+            if not np.isfinite(outcome.uncorrected).all() or b"null" in outcome.written.scores:
                 raise WarmUpError(f"version {served.version} gives scores that are no numbers")
-            if not outcome.scores and _must_find(request):
+            if len(outcome.rows) == 0 and _must_find(request):
                 raise WarmUpError(f"version {served.version} finds nothing")
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from errata.cli.main import run
 from errata.cli.retrain import KEPT
-from feature_store.editions.replaying import pack_case
+from feature_store.editions.replaying import pack_case, pack_history
 from feature_store.error_memory.drift import Alarm, DriftFlag
 from feature_store.error_memory.events import EventLog, LabelledEvent
 from feature_store.error_memory.hashing import source_id
@@ -67,7 +67,7 @@ def test_a_better_recommender_is_promoted_with_a_memory_of_its_own_and_another_i
 ):
     feedback = FeedbackLog(home / "offline" / "feedback")
     feedback.append(FeedbackRecord("f", "u1", "i3", "click", 1.0, 1_700_000_000_000, None, None))
-    case = pack_case([("i4", "click")], {})
+    case = pack_case(pack_history([("i4", "click")]), {})
     log = EventLog(redis_client, model="recommender")
     for number, item in enumerate((0, 4, 10, 18, 28)):
         log.append(outcome(number, case=case, name=f"i{item}", label=float(number % 2)))

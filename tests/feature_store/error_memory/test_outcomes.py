@@ -1,10 +1,8 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
 from feature_store.error_memory.log import MemoryLog
-from feature_store.error_memory.outcomes import Outcomes, Served, cases
+from feature_store.error_memory.outcomes import Expected, Outcomes, cases
 
 
 class Clock:
@@ -29,12 +27,19 @@ def outcomes(redis_client, log, clock):
     return Outcomes(redis_client, lambda _, batch: log.append(batch), window_s=60, clock=clock)
 
 
-def served(prediction_id="p1", names=("a", "b", "c")):
-    n = len(names)
+def expected(*prediction_ids, case=b""):
+    """Predictions of three cases each: the first one's keys are 0…3, 4…7 and 8…11."""
+    n = 3 * len(prediction_ids)
     keys = np.arange(n * 4, dtype=np.float32).reshape(n, 4)
     predictions = np.full((n, 1), 0.25, np.float32)
-    return Served(
-        prediction_id, "v1", "policy", names, cases(keys, predictions, np.full((n, 3), 0.25)), "u"
+    return Expected(
+        version="v1",
+        fingerprint="policy",
+        prediction_ids=prediction_ids,
+        names=[("a", "b", "c")] * len(prediction_ids),
+        batch=cases(keys, predictions, np.full((n, 3), 0.25)),
+        sources=["u"] * len(prediction_ids),
+        cases=[case] * len(prediction_ids),
     )
 
 
@@ -47,7 +52,7 @@ def entries(log):
 
 
 def test_an_outcome_becomes_an_entry_with_its_losses(outcomes, log):
-    outcomes.expect([served()])
+    outcomes.expect(expected("p1"))
     assert outcomes.outcome("p1", "b", 1.0, feedback_id="f")
     assert entries(log) == [(1.0, 1.4)]  # -log(0.25)
     ((_, batch),) = log.entries()
@@ -55,7 +60,7 @@ def test_an_outcome_becomes_an_entry_with_its_losses(outcomes, log):
 
 
 def test_the_same_feedback_counts_once_and_other_feedback_again(outcomes, log):
-    outcomes.expect([served()])
+    outcomes.expect(expected("p1"))
     assert outcomes.outcome("p1", "a", 1.0, feedback_id="f")
     assert not outcomes.outcome("p1", "a", 1.0, feedback_id="f")
     assert outcomes.outcome("p1", "b", 1.0, feedback_id="f2")
@@ -63,14 +68,14 @@ def test_the_same_feedback_counts_once_and_other_feedback_again(outcomes, log):
 
 
 def test_what_cannot_be_joined_is_no_entry(outcomes, log):
-    outcomes.expect([served()])
+    outcomes.expect(expected("p1"))
     assert not outcomes.outcome("never served", "a", 1.0, feedback_id="f")
     assert not outcomes.outcome("p1", "not in it", 1.0, feedback_id="f")
     assert entries(log) == []
 
 
 def test_what_was_left_counts_against_it_once_the_window_is_over(outcomes, log, clock):
-    outcomes.expect([served(), served("nobody looked")])
+    outcomes.expect(expected("p1", "nobody looked"))
     outcomes.outcome("p1", "b", 1.0, feedback_id="f")
     assert outcomes.sweep() == 0
     clock.now += 61
@@ -80,7 +85,7 @@ def test_what_was_left_counts_against_it_once_the_window_is_over(outcomes, log, 
 
 
 def test_a_click_that_comes_after_the_window_still_counts(outcomes, log, clock):
-    outcomes.expect([served()])
+    outcomes.expect(expected("p1"))
     outcomes.outcome("p1", "b", 1.0, feedback_id="f")
     clock.now += 61
     outcomes.sweep()
@@ -98,10 +103,19 @@ def test_answers_that_nobody_acted_upon_count_where_that_is_asked_for(redis_clie
         clock=clock,
         record=told.append,
     )
-    outcomes.expect([replace(served("nobody looked"), case=b"what was seen")])
+    outcomes.expect(expected("nobody looked", case=b"what was seen"))
     assert outcomes.sweep() == 0
     clock.now += 61
     assert outcomes.sweep() == 3
     assert outcomes.sweep() == 0
     (event,) = told
     assert (event.case, event.labels) == (b"what was seen", {"a": 0.0, "b": 0.0, "c": 0.0})
+
+
+@pytest.mark.parametrize("case", [b"", b"short", b"long " * 1_000])
+def test_predictions_packed_together_are_read_one_by_one(outcomes, case):
+    outcomes.expect(expected("p1", "p2", case=case))
+    found = outcomes.served("p2")
+    assert (found.version, found.names, found.source) == ("v1", ("a", "b", "c"), "u")
+    assert found.case == case
+    assert found.batch.keys[0].tolist() == [12, 13, 14, 15]

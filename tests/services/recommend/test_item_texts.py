@@ -31,24 +31,35 @@ SCORES = st.one_of(
 )
 
 
+LISTS = st.lists(st.lists(st.tuples(st.integers(0, 10_000), SCORES), max_size=12), max_size=4)
+
+
 @settings(deadline=None)  # the first call compiles
-@given(
-    with_added=st.booleans(),
-    places=st.lists(st.tuples(st.integers(0, 10_000), SCORES), max_size=12),
-)
-def test_a_written_answer_says_what_the_items_are(edition, with_added, places):
+@given(with_added=st.booleans(), lists=LISTS)
+def test_written_lists_say_what_the_items_are(edition, with_added, lists):
     added = [AddedItem("new", item_type="film", title='n"ew', like=(first_item(edition),))]
     assortment = Assortment(edition, added=added if with_added else [])
-    rows = [len(assortment) - 1 - place % len(assortment) for place, _ in places]
-    scores = np.array([score for _, score in places], np.float32)
-    told = orjson.loads(assortment.written(np.array(rows, np.int64), scores))
-    assert [score_less(each) for each in told] == [
-        {**score_less(item), "reasons": None, "corrections": None}
-        for item in assortment.described(rows, [0.0] * len(rows))
-    ]
-    expected = orjson.loads(orjson.dumps(scores.astype(np.float64).tolist()))
-    for item, score in zip(told, expected, strict=True):
-        assert item["score"] == (None if score is None else pytest.approx(score, abs=5.1e-6))
+    rows = np.full((len(lists), 13), -1, np.int64)
+    scores = np.full(rows.shape, -np.inf, np.float32)
+    for number, each in enumerate(lists):
+        rows[number, : len(each)] = [
+            len(assortment) - 1 - place % len(assortment) for place, _ in each
+        ]
+        scores[number, : len(each)] = [score for _, score in each]
+    counts = np.array([len(each) for each in lists], np.int64)
+    all_written = assortment.written(rows, scores, counts)
+    assert len(all_written) == len(lists)
+    for written, mine, loud, n in zip(all_written, rows, scores, counts, strict=True):
+        told = orjson.loads(written.items)
+        described = assortment.described(mine[:n].tolist(), [0.0] * n)
+        assert [score_less(each) for each in told] == [
+            {**score_less(item), "reasons": None, "corrections": None} for item in described
+        ]
+        assert orjson.loads(written.item_ids) == [each["item_id"] for each in described]
+        assert orjson.loads(written.scores) == [each["score"] for each in told]
+        expected = orjson.loads(orjson.dumps(loud[:n].astype(np.float64).tolist()))
+        for item, score in zip(told, expected, strict=True):
+            assert item["score"] == (None if score is None else pytest.approx(score, abs=5.1e-6))
 
 
 def score_less(item: dict[str, Any]) -> dict[str, Any]:

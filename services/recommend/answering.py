@@ -1,0 +1,197 @@
+"""A batch of requests becomes answers, which are kept until their outcome is known."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import orjson
+import redis
+
+from feature_store.online import StoredPrediction
+from services.problems import ProblemError
+from services.recommend.loading import Served
+from services.recommend.memory import Memories, MemoryStage, Shown
+from services.recommend.predictions import PredictionKeeper
+from services.recommend.recommender import Recommendation, recommend
+from services.recommend.schemas import RecommendationRequest
+from services.recommend.telemetry import Telemetry
+from services.recommend.users import KnownUser, Users
+from services.recommend.versions import CHAMPION, Versions
+from services.recommend.warm_up import RecentQueries
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request of `POST /v1/recommendations` and when it came."""
+
+    request: RecommendationRequest
+    started: float
+
+
+class Answered(NamedTuple):
+    """One answer until it is written down.
+
+    Attributes:
+        prediction: as the online store keeps it.
+        shown: what the error memory needs to learn from its outcome.
+    """
+
+    prediction_id: str
+    prediction: StoredPrediction
+    shown: Shown | None
+
+
+class Answering:
+    """Answers requests of one catalogue with the versions that serve it."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        versions: Versions,
+        users: Users,
+        memories: Memories,
+        recent: RecentQueries,
+        telemetry: Telemetry,
+    ) -> None:
+        """`name`: of the catalogue; `recent` is told a part of what was asked."""
+        self._name = name
+        self._versions, self._users, self._memories = versions, users, memories
+        self._recent, self._telemetry = recent, telemetry
+        self._keeper: PredictionKeeper[Answered] = PredictionKeeper(
+            self._keep, lost=telemetry.predictions_lost.inc
+        )
+
+    def close(self) -> None:
+        """Write what waits for Redis."""
+        self._keeper.close()
+
+    def waiting(self, prediction_id: str) -> Answered | None:
+        """An answer that is not written yet."""
+        return self._keeper.waiting(prediction_id)
+
+    def answers(self, asked: Sequence[Asked]) -> list[bytes | BaseException]:
+        """The answers' JSON, computed together."""
+        arms = self._versions.arms
+        if CHAMPION not in arms:
+            return [self._versions.unavailable()] * len(asked)
+        known = self._known([each.request for each in asked])
+        places: dict[str, list[int]] = {}
+        for place, each in enumerate(asked):
+            arm = self._versions.arm_of(each.request.user_id, arms)
+            places.setdefault(arm, []).append(place)
+        answers: list[bytes | BaseException] = [b""] * len(asked)
+        for arm, here in places.items():
+            served = arms[arm]
+            requests = [asked[place].request for place in here]
+            of_them = [known[place] for place in here]
+            found = recommend(served, requests, of_them, self._telemetry)
+            bodies = self._told(served, requests, of_them, found)
+            for place, body in zip(here, bodies, strict=True):
+                answers[place] = body
+            self._count(arm, served.version, [asked[place] for place in here])
+            self._recent.remember(requests[:1], of_them[:1])
+        return answers
+
+    def _known(self, requests: Sequence[RecommendationRequest]) -> list[KnownUser]:
+        with self._telemetry.timed("user"):
+            ids = list({each.user_id: None for each in requests if each.user_id is not None})
+            of = dict(zip(ids, self._users.get(ids), strict=True))
+        return [KnownUser() if r.user_id is None else of[r.user_id] for r in requests]
+
+    def _told(
+        self,
+        served: Served,
+        requests: Sequence[RecommendationRequest],
+        known: Sequence[KnownUser],
+        found: Sequence[Recommendation | ProblemError],
+    ) -> list[bytes | BaseException]:
+        """Give each answer its id, keep it for its outcome, and write it down."""
+        now_ms = time.time_ns() // 1_000_000
+        memory = next((each for each in served.stages if isinstance(each, MemoryStage)), None)
+        redis_away = not self._users.available
+        answered: list[Answered] = []
+        bodies: list[bytes | BaseException] = []
+        with self._telemetry.timed("write"):
+            for prediction_id, request, user, each in zip(
+                _unique(len(requests)), requests, known, found, strict=True
+            ):
+                if isinstance(each, ProblemError):
+                    bodies.append(each)
+                    continue
+                prediction = StoredPrediction(
+                    prediction_id,
+                    request.user_id,
+                    served.version,
+                    each.written.item_ids,
+                    each.written.scores,
+                    now_ms,
+                )
+                shown = None
+                if memory is not None and len(each.rows):
+                    shown = Shown(
+                        prediction_id,
+                        memory,
+                        each.user,
+                        each.rows,
+                        each.uncorrected,
+                        request.user_id or "",
+                        each.history,
+                        each.features,
+                    )
+                answered.append(Answered(prediction_id, prediction, shown))
+                bodies.append(self._body(served, prediction_id, each, user.degraded or redis_away))
+        self._keeper.keep(answered)
+        return bodies
+
+    def _body(
+        self, served: Served, prediction_id: str, found: Recommendation, redis_away: bool
+    ) -> bytes:
+        reasons = self._versions.degraded(served, redis_away=redis_away)
+        return orjson.dumps(
+            {
+                "prediction_id": prediction_id,
+                "model_version": served.version,
+                "degraded": bool(reasons),
+                "degraded_reasons": reasons,
+                "personalised": found.personalised,
+                "unknown_history": found.unknown,
+                "items": orjson.Fragment(found.written.items),
+            }
+        )
+
+    def _count(self, arm: str, version: str, asked: Sequence[Asked]) -> None:
+        now = time.perf_counter()
+        self._telemetry.recommendations.labels(self._name, version, arm).inc(len(asked))
+        seconds = self._telemetry.answer.labels(self._name, version)
+        for each in asked:
+            seconds.observe(now - each.started)
+
+    def _keep(self, answered: Sequence[Answered]) -> bool:
+        """Whether Redis took the predictions; what the error memory wants comes behind them."""
+        if not self._users.keep_predictions([each.prediction for each in answered]):
+            return False
+        try:
+            self._memories.keep([each.shown for each in answered if each.shown is not None])
+        except redis.RedisError as error:
+            log.warning("answers were not kept for the error memory: %s", error)
+            return False
+        return True
+
+
+# Seeded by the system when the process starts: `uuid4` asks the system each time, and gives the
+# interpreter away for it. An id is a name, and no secret.
+_random = random.Random()  # nosec B311
+
+
+def _unique(n: int) -> list[str]:
+    """Names that nothing else will have, 128 random bits each."""
+    bits = f"{_random.getrandbits(128 * n):0{32 * n}x}" if n else ""
+    return [bits[start : start + 32] for start in range(0, 32 * n, 32)]
