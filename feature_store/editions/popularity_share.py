@@ -52,6 +52,8 @@ class PopularityShare(BaseModel):
         """
         lengths = np.diff(histories.indptr)
         shares = np.zeros(len(lengths), np.float32)
+        if not self.lengths and lengths.all():
+            return shares
         if self.lengths:
             at = np.log1p(lengths)
             shares[:] = np.interp(at, np.log1p(np.array(self.lengths)), self.shares)

@@ -7,13 +7,13 @@ compiled pass reads a history, and two matrix products are left.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
-from scipy.special import erf
 
 from feature_store.compiled import compiler
 from models.recommender.user_tower import UserTower
@@ -69,13 +69,10 @@ class SmallBatchTower:
             return user
         first, first_bias, last, last_bias = self.layers
         hidden = known @ first.T
-        hidden += first_bias
-        hidden *= 0.5 * (1 + erf(hidden * _ROOT_HALF))  # GELU
+        _activate(hidden, first_bias)
         moved: FloatArray = hidden @ last.T
-        moved += last_bias
-        moved += user
-        moved /= np.maximum(np.sqrt((moved * moved).sum(1, keepdims=True)), _EPSILON)
-        return moved
+        _move(user, moved, last_bias)
+        return user
 
 
 @compiled
@@ -108,6 +105,24 @@ def _read_histories(
                 for k in range(d):
                     user[b, k] += known[b, t * d + k]
                 _to_unit(known[b, t * d : (t + 1) * d])
+        _to_unit(user[b])
+
+
+@compiled
+def _activate(hidden: FloatArray, bias: FloatArray) -> None:
+    """GELU of hidden + bias, in place."""
+    for b in range(len(hidden)):
+        for k in range(len(bias)):
+            x = hidden[b, k] + bias[k]
+            hidden[b, k] = x * np.float32(0.5) * (np.float32(1) + math.erf(x * _ROOT_HALF))
+
+
+@compiled
+def _move(user: FloatArray, moved: FloatArray, bias: FloatArray) -> None:
+    """The unit vector of user + moved + bias, in place of `user`."""
+    for b in range(len(user)):
+        for k in range(len(bias)):
+            user[b, k] += moved[b, k] + bias[k]
         _to_unit(user[b])
 
 

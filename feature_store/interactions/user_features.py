@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,11 @@ class UserFeatureSpec(BaseModel):
         """Length of a user's feature vector."""
         return sum(len(values) for values in self.vocabulary.values()) + len(self.numeric)
 
+    @cached_property
+    def _positions(self) -> dict[tuple[str, str], int]:
+        pairs = [(name, value) for name, values in self.vocabulary.items() for value in values]
+        return {pair: position for position, pair in enumerate(pairs)}
+
     def encode(self, users: Sequence[Mapping[str, Any]]) -> NDArray[np.float32]:
         """(len(users), dimension) float32.
 
@@ -57,10 +63,7 @@ class UserFeatureSpec(BaseModel):
         column that changed its kind between two trainings must not cost a user the answer.
         """
         encoded = np.zeros((len(users), self.dimension), np.float32)
-        positions, offset = {}, 0
-        for name, values in self.vocabulary.items():
-            positions.update({(name, value): offset + i for i, value in enumerate(values)})
-            offset += len(values)
+        positions, offset = self._positions, self.dimension - len(self.numeric)
         for row, user in enumerate(users):
             for name in self.vocabulary:
                 cell = user.get(name)

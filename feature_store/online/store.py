@@ -12,6 +12,7 @@ import orjson
 import redis
 
 from feature_store.expiring import ExpiringValues
+from feature_store.online.client import ReadScript
 
 HISTORY_LENGTH = 200
 PREDICTION_TTL_S = 7 * 86_400
@@ -166,7 +167,7 @@ class OnlineStore:
         self._redis = client
         self._prefix = f"errata:{tenant}"
         self._append = client.register_script(_APPEND)
-        self._read = client.register_script(_READ)
+        self._read = ReadScript(client, _READ)
         self._values = ExpiringValues(client)
 
     def ping(self) -> None:

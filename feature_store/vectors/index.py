@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from feature_store.vectors import gpu
 from feature_store.vectors.backend import load_faiss
 from feature_store.vectors.filters import BoolArray, IntArray, RowFilter
+from feature_store.vectors.sifting import without
 from feature_store.vectors.spec import IndexSpec, Kind
 
 FloatArray = NDArray[np.float32]
@@ -52,6 +53,7 @@ class VectorIndex:
         self.kind: Kind = _kind(index)
         self.effort = _effort(index, self.kind)
         self._scratch = _Scratch()
+        self._unfiltered: tuple[object, Any] | None = None
 
     @classmethod
     def build(
@@ -189,7 +191,8 @@ class VectorIndex:
         else:
             scores, rows = self._approximately(queries, k + overfetched, allowed)
         if hidden is not None and longest:
-            scores, rows = self._without(scores, rows, hidden, k)
+            flags = self._scratch.flags(len(self))
+            scores, rows = without(scores, rows, hidden, k, flags)
         there_are = len(self) if allowed is None else allowed.count
         wanted = min(k if at_least is None else at_least, k, there_are)
         if wanted and rows[:, wanted - 1].min() < 0:
@@ -214,6 +217,14 @@ class VectorIndex:
 
     def _parameters(self, k: int, allowed: RowFilter | None) -> Any:
         """FAISS's search parameters; a filter searches as many allowed rows as none would."""
+        if allowed is None:  # making one costs a tenth of a search
+            key = (k if self.kind == "hnsw" else 0, self.effort)
+            if self._unfiltered is None or self._unfiltered[0] != key:
+                self._unfiltered = (key, self._made(k, None))
+            return self._unfiltered[1]
+        return self._made(k, allowed)
+
+    def _made(self, k: int, allowed: RowFilter | None) -> Any:
         faiss = load_faiss()
         selector = {} if allowed is None else {"sel": allowed.selector}
         breadth, refine_factor = self.effort
@@ -258,21 +269,6 @@ class VectorIndex:
         vectors = self.vectors(allowed.rows) if span is None else self._matrix[span]
         scores, places = top(queries @ vectors.T, k)
         return _pad(scores, allowed.rows[places], k)
-
-    def _without(
-        self, scores: FloatArray, rows: IntArray, hidden: Sequence[IntArray], k: int
-    ) -> tuple[FloatArray, IntArray]:
-        """The first k of each query's rows that it does not hide."""
-        flags = self._scratch.flags(len(self))
-        kept_scores = np.full((len(rows), min(k, rows.shape[1])), -np.inf, np.float32)
-        kept_rows = np.full(kept_scores.shape, -1, np.int64)
-        for query, unwanted in enumerate(hidden):
-            flags[unwanted] = True
-            kept = np.flatnonzero((rows[query] >= 0) & ~flags[rows[query]])[:k]
-            flags[unwanted] = False
-            kept_scores[query, : len(kept)] = scores[query, kept]
-            kept_rows[query, : len(kept)] = rows[query, kept]
-        return kept_scores, kept_rows
 
     @classmethod
     def _placed(cls, index: Any, matrix: FloatArray, device: str) -> VectorIndex:
@@ -373,8 +369,10 @@ def _lists(index: Any) -> Any:
 
 def _pad(scores: FloatArray, rows: IntArray, k: int) -> tuple[FloatArray, IntArray]:
     missing = k - scores.shape[1]
-    rows = rows.astype(np.int64)
-    scores = np.where(rows < 0, -np.inf, scores).astype(np.float32)
+    rows = rows.astype(np.int64, copy=False)
+    scores = scores.astype(np.float32, copy=False)
+    if rows[:, -1:].min(initial=0) < 0:
+        scores = np.where(rows < 0, np.float32(-np.inf), scores)
     if missing > 0:
         scores = np.pad(scores, ((0, 0), (0, missing)), constant_values=-np.inf)
         rows = np.pad(rows, ((0, 0), (0, missing)), constant_values=-1)

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from feature_store.compiled import compiler
+from feature_store.compiled import compiler, copy_bytes
 from feature_store.editions import RecommenderEdition
 
 compiled = compiler(Path(__file__).parent)
@@ -174,8 +174,7 @@ def _byte(character: int, out: NDArray[np.uint8], at: int) -> int:
 @compiled
 def _copy(text: NDArray[np.uint8], begin: int, end: int, out: NDArray[np.uint8], at: int) -> int:
     """Copy `text[begin:end]`; returns where the copy ends."""
-    for place in range(end - begin):
-        out[at + place] = text[begin + place]
+    copy_bytes(out, at, text, begin, end - begin)
     return at + end - begin
 
 

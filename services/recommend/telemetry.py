@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -129,22 +129,20 @@ class Telemetry:
             multiprocess_mode="livemax",
         )
 
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
+    def timed(self, stage: str) -> AbstractContextManager[None]:
         """Time one stage, and make a span of it where there is a tracer. Requests that are computed
         together share their stages: the spans are under the request that began the batch."""
-        started = time.perf_counter()
-        try:
-            if self.tracer is None:
-                yield
-            else:
-                with self.tracer.start_as_current_span(stage):
-                    yield
-        finally:
-            series = self._stages.get(stage)
-            if series is None:  # looking one up by its label costs more than the observation
-                series = self._stages[stage] = self.stage.labels(stage)
-            series.observe(time.perf_counter() - started)
+        series = self._stages.get(stage)
+        if series is None:  # looking one up by its label costs more than the observation
+            series = self._stages[stage] = self.stage.labels(stage)
+        if self.tracer is None:
+            return _Timed(series)
+        return self._traced(stage, self.tracer, series)
+
+    @contextmanager
+    def _traced(self, stage: str, tracer: Tracer, series: Histogram) -> Iterator[None]:
+        with _Timed(series), tracer.start_as_current_span(stage):
+            yield
 
     def exposition(self) -> bytes:
         """The text format that `/metrics` answers, of all worker processes together."""
@@ -153,3 +151,18 @@ class Telemetry:
             MultiProcessCollector(together)  # type: ignore[no-untyped-call]
             return generate_latest(together)
         return generate_latest(self.registry)
+
+
+class _Timed:
+    """Observes how long a block took; a generator would take as long as what it measures."""
+
+    __slots__ = ("_series", "_started")
+
+    def __init__(self, series: Histogram) -> None:
+        self._series = series
+
+    def __enter__(self) -> None:
+        self._started = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._series.observe(time.perf_counter() - self._started)
