@@ -89,7 +89,7 @@ def recommend(
             scores, rows = edition.retrieve(
                 users[chosen],
                 shares[chosen],
-                histories if len(places) == len(requests) else histories[chosen],
+                histories[chosen] if edition.lists and len(places) < len(requests) else histories,
                 n=_fetched(served, k),
                 k=k,
                 allowed=allowed,

@@ -48,7 +48,7 @@ class RecentQueries:
 
 
 def warm_up(served: Served, recent: Sequence[tuple[RecommendationRequest, KnownUser]]) -> None:
-    """Answer the recent queries, and two that every catalogue can answer.
+    """Answer the recent queries, and three that every catalogue can answer.
 
     Raises:
         WarmUpError: an answer failed, is empty though there are items, or has no finite score.
@@ -63,6 +63,10 @@ def warm_up(served: Served, recent: Sequence[tuple[RecommendationRequest, KnownU
     own = [
         (RecommendationRequest(k=10), KnownUser()),
         (RecommendationRequest(k=10, history=some, exclude_seen=False), KnownUser()),
+        (
+            RecommendationRequest(k=10, history=some[:1], exclude_seen=False, explain=True),
+            KnownUser(),
+        ),
     ]
     # One at a time, as they come when it is quiet, and then all together.
     queries = [*own, *recent]
