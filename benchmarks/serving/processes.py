@@ -31,7 +31,11 @@ class Server:
 
     def resident_mb(self) -> float:
         """Resident memory of the process and its children, Redis left out."""
-        return sum(_resident_mb(pid) for pid in self.pids())
+        return sum(_memory_mb(pid, "VmRSS") for pid in self.pids())
+
+    def anonymous_mb(self) -> float:
+        """What of it is no page of a file: what the processes asked for themselves."""
+        return sum(_memory_mb(pid, "RssAnon") for pid in self.pids())
 
     def alive(self) -> bool:
         """Whether the process runs."""
@@ -145,10 +149,10 @@ def _cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
 
 
-def _resident_mb(pid: int) -> float:
+def _memory_mb(pid: int, name: str) -> float:
     try:
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS"):
+            if line.startswith(f"{name}:"):
                 return int(line.split()[1]) / 1024
     except OSError:
         pass

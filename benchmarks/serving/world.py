@@ -36,7 +36,7 @@ class World:
     """What a benchmark serves.
 
     Attributes:
-        histories: (n_users, HISTORY_LENGTH) item rows, oldest first.
+        histories: (n_users, history_length) item rows, oldest first.
     """
 
     edition: RecommenderEdition
@@ -83,7 +83,15 @@ class World:
         store.materialise(users, {})
 
 
-def make_world(*, n_items: int, d: int, n_users: int, spec: IndexSpec, seed: int = 0) -> World:
+def make_world(
+    *,
+    n_items: int,
+    d: int,
+    n_users: int,
+    spec: IndexSpec,
+    seed: int = 0,
+    history_length: int = HISTORY_LENGTH,
+) -> World:
     """A world of `n_items` vectors of `d` dimensions."""
     rng = np.random.default_rng(seed)
     n_topics = max(8, n_items // ITEMS_PER_TOPIC)
@@ -114,7 +122,7 @@ def make_world(*, n_items: int, d: int, n_users: int, spec: IndexSpec, seed: int
         content=ContentSpec(text_columns=("title",), vocabulary={}, text_dimension=256),
         user_features=UserFeatureSpec(),
     )
-    return World(edition, _histories(topic, n_topics, n_users, rng))
+    return World(edition, _histories(topic, n_topics, n_users, history_length, rng))
 
 
 def world_of(registry: Registry, *, n_users: int, seed: int = 0) -> World:
@@ -129,15 +137,15 @@ def world_of(registry: Registry, *, n_users: int, seed: int = 0) -> World:
 
 
 def _histories(
-    topic: np.ndarray, n_topics: int, n_users: int, rng: np.random.Generator
+    topic: np.ndarray, n_topics: int, n_users: int, length: int, rng: np.random.Generator
 ) -> np.ndarray:
     by_topic = np.argsort(topic, kind="stable")
     starts = np.searchsorted(topic[by_topic], np.arange(n_topics + 1))
-    histories = np.empty((n_users, HISTORY_LENGTH), np.int64)
+    histories = np.empty((n_users, length), np.int64)
     for user in range(n_users):
         liked = rng.integers(n_topics, size=rng.integers(1, 4))
         pool = np.concatenate([by_topic[starts[each] : starts[each + 1]] for each in liked])
-        histories[user] = rng.choice(pool, HISTORY_LENGTH, replace=len(pool) < HISTORY_LENGTH)
+        histories[user] = rng.choice(pool, length, replace=len(pool) < length)
     return histories
 
 

@@ -19,12 +19,18 @@ REQUEST_TIMEOUT_S = 0.25
 
 
 def connect(url: str, *, timeout_s: float = REQUEST_TIMEOUT_S) -> redis.Redis:
-    """A synchronous client of `url` (`redis://`, `rediss://` or `unix://`) without retries."""
+    """A synchronous client of `url` (`redis://`, `rediss://` or `unix://`) without retries.
+
+    A certificate must be of the host that the URL names, unless it says `ssl_check_hostname=no`.
+    """
+    # Not every version of the client checks it by itself.
+    secure: dict[str, Any] = {"ssl_check_hostname": True} if url.startswith("rediss:") else {}
     return redis.Redis.from_url(
         url,
         socket_timeout=timeout_s,
         socket_connect_timeout=timeout_s,
         retry=Retry(NoBackoff(), 0),
+        **secure,
     )
 
 

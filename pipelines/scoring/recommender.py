@@ -100,6 +100,10 @@ class RecommenderJob:
         if self.memory is not None and self.kind != "users":
             raise ValueError("what is remembered corrects lists: it goes with users, not pairs")
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Other machines open what was sorted out by name already: the key stays here.
+        return self.__dict__ | {"pseudonyms": None}
+
     @property
     def manifest(self) -> JobManifest:
         """See `Job`."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -165,8 +167,15 @@ def leave_what_stays() -> None:
     collector would run in every batch, and now and then through every object of the libraries.
     """
     gc.collect()
+    _give_back()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
+
+
+def _give_back() -> None:
+    """Return to the system what loading took and freed: the allocator keeps it otherwise."""
+    with suppress(OSError, AttributeError):  # not the C library of GNU
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def one_thread_each() -> None:

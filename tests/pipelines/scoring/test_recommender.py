@@ -1,3 +1,4 @@
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from feature_store.editions import RecommenderEdition
 from feature_store.interactions.dataset import Dataset
 from feature_store.interactions.history import NEGATIVE_SIGNALS
 from feature_store.online import OnlineStore
+from feature_store.pseudonyms import Pseudonyms
 from feature_store.registry import Registry
 from pipelines.progress import Silent
 from pipelines.recommender.materialise import materialise
@@ -197,3 +199,21 @@ def test_an_object_store_holds_input_and_output(home, data, tmp_path):
     rows = pl.concat([pl.read_parquet(fs.open(name)) for name in parts]).sort("user_id")
     assert_frame_equal(rows, run(make_job(home, data), tmp_path / "out")[1], abs_tol=1e-5)
     fs.rm("/scoring", recursive=True)
+
+
+def test_users_get_the_same_lists_by_pseudonym_and_another_machine_needs_no_key(
+    home: Path, data: Path, tmp_path: Path
+) -> None:
+    _, by_id = run(make_job(home, data), tmp_path / "by-id")
+    job = make_job(home, data, pseudonyms=Pseudonyms(b"k" * 32))
+
+    def elsewhere(job, units, **keywords):
+        sent = pickle.dumps(job)
+        assert b"kkkk" not in sent
+        return in_process(pickle.loads(sent), units, **keywords)
+
+    score(job, Output(str(tmp_path / "named")), engine=elsewhere)
+    by_name = pl.read_parquet(tmp_path / "named" / "*.parquet").sort("user_id")
+    assert_frame_equal(by_name, by_id)
+    with pytest.raises(ValueError, match="its settings differ"):
+        run(replace(job, pseudonyms=Pseudonyms(b"o" * 32)), tmp_path / "named")
