@@ -35,8 +35,8 @@ KEY = Pseudonyms(b"a key that the tests share, no other")
 FILMS = [f"film-sea-{number:02}" for number in range(6)]
 
 
-def eventually(condition) -> None:
-    deadline = time.monotonic() + 30
+def eventually(condition, *, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "did not happen in time"
 
@@ -128,7 +128,7 @@ def eventually_answers(client: httpx.Client, process: subprocess.Popen[bytes]) -
             return client.get("/readyz").is_success
         return False
 
-    eventually(answers)
+    eventually(answers, seconds=120)
 
 
 def talk(client: httpx.Client) -> None:
