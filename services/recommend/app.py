@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Header, Path, Query, Response
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from starlette.types import Scope
 
 from services import problems
@@ -18,7 +19,7 @@ from services.problems import documented
 from services.recommend import browsing, documentation
 from services.recommend.batcher import OverloadedError
 from services.recommend.catalogue import CatalogueService
-from services.recommend.direct import direct, header
+from services.recommend.direct import Shortcut, direct, header
 from services.recommend.guard import Guard
 from services.recommend.schemas import (
     MAX_K,
@@ -84,6 +85,9 @@ def create_app(settings: ServeSettings) -> FastAPI:
     app.state.service = service
     problems.install(app)
     limits = settings.limits
+    app.add_middleware(Shortcut, route=_add_recommendations(app, service))
+    _add_routes(app, service)
+    _add_operations(app, service)
     # The last that is added comes first: a refused key is counted, and named, like any request.
     if settings.api_keys is not None:
         app.add_middleware(Access, keys=KeyFile(settings.api_keys))
@@ -96,14 +100,11 @@ def create_app(settings: ServeSettings) -> FastAPI:
         max_under_way=limits.max_queue + OTHERS_UNDER_WAY,
     )
     app.add_middleware(RequestId)
-    _add_recommendations(app, service)
-    _add_routes(app, service)
-    _add_operations(app, service)
     documentation.install(app)
     return app
 
 
-def _add_recommendations(app: FastAPI, service: RecommendService) -> None:
+def _add_recommendations(app: FastAPI, service: RecommendService) -> APIRoute:
     async def answer(scope: Scope, request: RecommendationRequest) -> bytes:
         catalogue = header(scope, CATALOGUE_HEADER.encode())
         try:
@@ -125,6 +126,11 @@ def _add_recommendations(app: FastAPI, service: RecommendService) -> None:
         response_model=RecommendationResponse,
         responses=documented(404, 413, 422, 503),
         route_class_override=direct(RecommendationRequest, answer, timed=service.telemetry.timed),
+    )
+    return next(
+        each
+        for each in app.router.routes
+        if isinstance(each, APIRoute) and each.endpoint is recommendations
     )
 
 
