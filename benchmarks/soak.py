@@ -20,7 +20,9 @@ and brings back as it likes. `slope_mb_per_hour` is the least-squares slope, wit
 of its estimate, over the least memory between each two promotions: while a version is loaded
 beside the other the memory jumps, and the jumps say nothing of what stays.
 `slope_samples_mb_per_hour` is of every sample. `failed` counts answers that were no 2xx, or none
-at all: it must be 0.
+at all: it must be 0. A request whose connection was closed meanwhile (the service does so after 5 s
+of silence, which a starved client may keep) is sent once more, as a load balancer does; `retried`
+counts them.
 """
 
 from __future__ import annotations
@@ -89,6 +91,7 @@ class Soak:
     resident: list[tuple[float, float]] = field(default_factory=list)
     latency_ms: list[float] = field(default_factory=list)
     requests: int = 0
+    retried: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     swaps: int = 0
     versions: set[str] = field(default_factory=set)
@@ -135,6 +138,7 @@ def main() -> None:
         "largest_mb": max(mb),
         "resident_last_mb": seen.resident[-1][1],
         "requests": seen.requests,
+        "retried": seen.retried + warm.retried,
         "failed": seen.failures.total() + warm.failures.total(),
         "swaps": seen.swaps,
         "versions_seen": len(seen.versions),
@@ -258,7 +262,11 @@ class _Load:
     def _send(self, method: str, path: str, body: Mapping[str, object]) -> dict[str, Any] | None:
         self.seen.requests += 1
         try:
-            answer = self.client.request(method, path, json=body)
+            try:
+                answer = self.client.request(method, path, json=body)
+            except httpx.RemoteProtocolError:
+                self.seen.retried += 1
+                answer = self.client.request(method, path, json=body)
         except httpx.HTTPError as error:
             self.seen.failures[type(error).__name__] += 1
             return None

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 SECRET_CHARACTERS = 32
 # Of a pseudonym, with the id of its key as the one group.
 SHAPE = r"~([0-9a-f]{8})\.[0-9a-f]{32}"
+# Who names users: the store that serving and loading share, of a tenant.
+ONLINE = "Redis (tenant {}) names"
 _SHAPE = re.compile(SHAPE)
 
 
@@ -111,18 +113,19 @@ def keys_of(ids: pl.Series) -> set[str | None]:
     return set(ids.str.extract(f"^{SHAPE}$", 1).unique())
 
 
-def differs(trained: str | None, serving: str | None) -> str | None:
-    """Why users of whom a version learned are strangers to a service; None where they are not.
+def differs(others: str | None, own: str | None, *, whose: str) -> str | None:
+    """Why users whom one part knows are strangers to another; None where they are not.
 
     Args:
-        trained: the key that named them (`Manifest.user_key`). serving: the service's own.
+        others: the key that named them there. own: the key that names them here.
+        whose: what named them there, with its verb.
     """
-    if trained == serving:
+    if others == own:
         return None
-    before = "as they were sent" if trained is None else f"by the key {trained}"
-    now = "as they are sent" if serving is None else f"by the key {serving}"
+    before = "as they were sent" if others is None else f"by the key {others}"
+    now = "as they are sent" if own is None else f"by the key {own}"
     return (
-        f"its training named users {before}, and this service names them {now}: what was loaded of "
-        "them is not found under the other names. Use the same ERRATA_USER_KEY, or import, "
-        "materialise and train again"
+        f"{whose} users {before}, and here they are named {now}: whom the one knows is a "
+        "stranger to the other. Use the same ERRATA_USER_KEY, or import, train, and materialise "
+        "under another tenant"
     )

@@ -69,6 +69,7 @@ def register(app: typer.Typer) -> None:
         A user who already has a history online keeps it.
         """
         from feature_store.online import OnlineStore, connect
+        from feature_store.pseudonyms import ONLINE, differs
         from pipelines.progress import Terminal
         from pipelines.recommender.materialise import materialise
 
@@ -82,6 +83,9 @@ def register(app: typer.Typer) -> None:
         )
         with redis_url(settings) as url:
             store = OnlineStore(connect(url, timeout_s=10), tenant=tenant)
+            own = None if settings.pseudonyms is None else settings.pseudonyms.key_id
+            if problem := differs(store.named_by(own), own, whose=ONLINE.format(tenant)):
+                raise ValueError(problem)
             users = materialise(dataset, store, reporter=Terminal())
         kept = f"; {users.kept:,} kept the one they had" if users.kept else ""
         out.print(f"{users.loaded:,} users got a history{kept}", highlight=False)

@@ -32,7 +32,8 @@ def register(app: typer.Typer) -> None:
 
     @app.command()
     def doctor(json: Json = False) -> None:
-        """Check Python, torch, FAISS, Redis, the data directory and the registry."""
+        """Check Python, torch, FAISS, Redis, the data directory, the registry, and the key that
+        names users."""
         settings = Settings()
         findings = [
             _torch(),
@@ -41,6 +42,7 @@ def register(app: typer.Typer) -> None:
             _text_encoder(),
             _home(settings.home),
             _registry(settings),
+            _user_ids(settings),
         ]
         if json:
             print_json([asdict(each) for each in findings])
@@ -113,3 +115,13 @@ def _registry(settings: Settings) -> Finding:
     registry = Registry(settings.registry)
     found = [f"{model} {alias}" for model in registry.models() for alias in registry.aliases(model)]
     return Finding("registry", True, f"{settings.registry}: {', '.join(found) or 'empty'}")
+
+
+def _user_ids(settings: Settings) -> Finding:
+    try:
+        pseudonyms = settings.pseudonyms
+    except (OSError, ValueError) as error:
+        return Finding("user ids", False, str(error), "correct ERRATA_USER_KEY")
+    if pseudonyms is None:
+        return Finding("user ids", True, "kept as they are sent (ERRATA_USER_KEY hashes them)")
+    return Finding("user ids", True, f"hashed by the key {pseudonyms.key_id}")

@@ -288,6 +288,14 @@ class OnlineStore:
             return None
         return StoredPrediction.unpack(prediction_id, raw)
 
+    def named_by(self, key_id: str | None) -> str | None:
+        """Which key names the users of this store (None: they go by their ids): that of whoever
+        asked first, which is `key_id` where nobody had."""
+        name, nobodys = f"{self._prefix}:user-key", "none"
+        self._redis.set(name, key_id or nobodys, nx=True)
+        found = cast(bytes, self._redis.get(name)).decode()
+        return None if found == nobodys else found
+
     def materialise(
         self,
         histories: Iterable[tuple[str, Sequence[Event]]],

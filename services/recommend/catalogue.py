@@ -15,7 +15,7 @@ import redis
 from feature_store.error_memory.remembered import Remembered
 from feature_store.offline import FeedbackLog, FeedbackRecord, Spool
 from feature_store.online import CatalogueChanges, OnlineStore
-from feature_store.pseudonyms import Pseudonyms
+from feature_store.pseudonyms import ONLINE, Pseudonyms, differs
 from feature_store.registry import Registry
 from feature_store.vectors import single_threaded
 from services.problems import ProblemError
@@ -69,6 +69,8 @@ class CatalogueService:
         self.name = name
         self._pseudonyms = pseudonyms
         self._unkept: str | None = None
+        # None: Redis was not asked yet; empty: all is well.
+        self._named_otherwise: str | None = None
         self._settings, self._registry, self._telemetry = settings, registry, telemetry
         self._log = FeedbackLog(offline / "feedback")
         self._memories = Memories(
@@ -159,9 +161,25 @@ class CatalogueService:
             log.warning("feedback is kept again")
             self._unkept = None
         if self._users.check():
+            self._compare_names()
             changed = self._changes.read()
             self._sweep()
         self._versions.refresh(changed=changed)
+
+    def _compare_names(self) -> None:
+        """Say so, once, where Redis names users otherwise than requests will."""
+        if self._named_otherwise is not None:
+            return
+        own = None if self._pseudonyms is None else self._pseudonyms.key_id
+        try:
+            others = self._users.named_by(own)
+        except redis.RedisError as error:
+            log.warning("Redis did not say what names its users: %s", error)
+            return
+        problem = differs(others, own, whose=ONLINE.format(self._settings.tenant))
+        self._named_otherwise = problem or ""
+        if problem:
+            log.warning("%s: %s", self.name, problem)
 
     def _sweep(self) -> None:
         versions = [each.version for each in self._versions.arms.values()]
@@ -316,6 +334,8 @@ class CatalogueService:
             return Health(status="unavailable", reasons=missing[:1])
         reasons = self._versions.degraded(served, redis_away=not self._users.available, count=False)
         reasons += self._versions.named_otherwise
+        if self._named_otherwise:
+            reasons.append(self._named_otherwise)
         if self._unkept is not None:
             reasons.append(self._unkept)
         reasons += [

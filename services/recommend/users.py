@@ -114,6 +114,14 @@ class Users:
                 self._available = False
         return None
 
+    def named_by(self, key_id: str | None) -> str | None:
+        """See `OnlineStore.named_by`.
+
+        Raises:
+            redis.RedisError: the server is gone.
+        """
+        return self._store.named_by(key_id)
+
     def keep_predictions(self, predictions: Sequence[StoredPrediction]) -> bool:
         """Keep what was served for its outcome; False when Redis is away."""
         if not self.available:

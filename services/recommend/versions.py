@@ -163,7 +163,7 @@ class Versions:
     def _compare_names(self, arm: str, version: str) -> None:
         """Say so where a version learned of users under names that are not those used here."""
         manifest = self._registry.manifest(self._settings.model, version)
-        problem = differs(manifest.user_key, self._user_key)
+        problem = differs(manifest.user_key, self._user_key, whose="its training named")
         self._named_otherwise.pop(arm, None)
         if problem is not None:
             self._named_otherwise[arm] = f"version {version}: {problem}"

@@ -146,11 +146,14 @@ def test_version_and_help_teach(capsys):
         assert "Usage" in capsys.readouterr().out
 
 
-def test_doctor_finds_a_working_machine(capsys):
+def test_doctor_finds_a_working_machine(monkeypatch, tmp_path, capsys):
+    (tmp_path / "user.key").write_text("k" * 32)
+    monkeypatch.setenv("ERRATA_USER_KEY", str(tmp_path / "user.key"))
     assert run(["doctor", "--json"]) == 0
-    names = {each["name"]: each["ok"] for each in json.loads(capsys.readouterr().out)}
-    assert names["Redis"]
-    assert names["FAISS"]
+    found = {each["name"]: each for each in json.loads(capsys.readouterr().out)}
+    assert found["Redis"]["ok"]
+    assert found["FAISS"]["ok"]
+    assert found["user ids"]["found"].startswith("hashed by the key ")
 
 
 def test_doctor_says_what_to_do_about_a_dead_redis(monkeypatch, capsys):

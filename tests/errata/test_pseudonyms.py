@@ -230,7 +230,7 @@ def test_a_version_says_which_key_named_its_users(
     caplog.clear()
     with serving(serve_settings(home, redis_server.url, pseudonyms=None)) as client:
         health = client.get("/readyz").json()
-        told = f"named users by the key {KEY.key_id}, and this service names them as they are sent"
+        told = f"named users by the key {KEY.key_id}, and here they are named as they are sent"
         assert health["status"] == "degraded"
         assert told in health["reasons"][0]
         assert told in caplog.text
@@ -261,6 +261,25 @@ def test_another_key_makes_strangers_and_says_so(
     name = json.loads(capsys.readouterr().out)[USER]
     found = pl.read_parquet(tmp_path / "again" / "users.parquet")
     assert name in found["user_id"].to_list()
+
+
+def test_a_redis_that_names_users_otherwise_is_told(
+    home: Path, tmp_path: Path, redis_server, redis_client, capsys, monkeypatch
+) -> None:
+    """Whoever comes first decides; loading into another's is refused, serving from it is not."""
+    monkeypatch.setenv("ERRATA_REDIS_URL", redis_server.url)
+    data = write_shop(tmp_path / "shop")
+    assert run(["materialise", "--data", str(data)]) == 0
+    told = f"Redis (tenant default) names users by the key {KEY.key_id}, and here they are named"
+    with serving(serve_settings(home, redis_server.url, pseudonyms=None)) as client:
+        assert any(told in each for each in client.get("/readyz").json()["reasons"])
+    with serving(serve_settings(home, redis_server.url)) as client:
+        assert not any("Redis" in each for each in client.get("/readyz").json()["reasons"])
+    monkeypatch.delenv("ERRATA_USER_KEY")
+    capsys.readouterr()
+    assert run(["materialise", "--data", str(data)]) == 2
+    assert told in capsys.readouterr().err.replace("\n", " ")
+    assert run(["materialise", "--data", str(data), "--tenant", "another"]) == 0
 
 
 def test_without_its_key_nothing_starts(home: Path, capsys, monkeypatch) -> None:

@@ -57,8 +57,8 @@ def test_a_column_is_named_as_its_values_are() -> None:
 
 
 def test_names_that_do_not_meet_are_told() -> None:
-    assert differs(None, None) is None
-    assert differs(KEY.key_id, KEY.key_id) is None
-    told = differs(None, KEY.key_id)
+    assert differs(None, None, whose="Redis names") is None
+    assert differs(KEY.key_id, KEY.key_id, whose="Redis names") is None
+    told = differs(None, KEY.key_id, whose="Redis names")
     assert told is not None
-    assert f"as they were sent, and this service names them by the key {KEY.key_id}" in told
+    assert told.startswith("Redis names users as they were sent, and here they are named by")
