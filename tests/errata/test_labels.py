@@ -1,41 +1,23 @@
 """Outcomes from a Redis Stream: at least once, counted once, in whatever order they come."""
 
-import functools
 import json
-import time
 
 import pytest
 
-from errata.application import application
-from feature_store.error_memory.log import MemoryLog
 from feature_store.offline import FeedbackLog
 from feature_store.online.messages import RedisMessages
-from feature_store.registry import Registry
-from services.recommend.settings import Limits, ServeSettings
-from tests.services.recommend.conftest import publish, serving
+from tests.errata.outcome_streams import reading
+from tests.patience import within
+
+eventually = within(30)
 
 STREAM = "outcomes"
 
 
-def eventually(condition):
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen in time"
-
-
 @pytest.fixture
 def service(tmp_path, redis_server, redis_client):
-    version = publish(Registry(tmp_path / "registry"), tmp_path / "staging")
-    settings = ServeSettings(
-        registry=str(tmp_path / "registry"),
-        redis_url=redis_server.url,
-        offline=tmp_path / "offline",
-        device="cpu",
-        refresh_s=0.05,
-        limits=Limits(deadline_ms=20_000),
-    )
-    with serving(settings, functools.partial(application, labels_stream=STREAM)) as client:
-        yield client, MemoryLog(redis_client, model="recommender", version=version)
+    with reading(STREAM, tmp_path, redis_server, redis_client) as both:
+        yield both
 
 
 def asked(client):

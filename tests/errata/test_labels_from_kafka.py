@@ -1,26 +1,14 @@
 """Outcomes from a Kafka topic: as from a Redis Stream, with a real broker."""
 
-import functools
 import json
-import time
 
 import pytest
 
-from errata.application import application
-from feature_store.error_memory.log import MemoryLog
-from feature_store.registry import Registry
-from services.recommend.settings import Limits, ServeSettings
+from tests.errata.outcome_streams import reading
 from tests.feature_store.queues.conftest import kafka, kafka_broker  # noqa: F401
-from tests.services.recommend.conftest import publish, serving
+from tests.patience import within
 
-PATIENCE_S = 40.0
-
-
-def eventually(condition):
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.02)
+eventually = within(40)
 
 
 @pytest.fixture
@@ -34,18 +22,9 @@ def queue(kafka_broker, tmp_path):  # noqa: F811
 
 @pytest.fixture
 def service(tmp_path, redis_server, redis_client, kafka_broker, queue):  # noqa: F811
-    version = publish(Registry(tmp_path / "registry"), tmp_path / "staging")
-    settings = ServeSettings(
-        registry=str(tmp_path / "registry"),
-        redis_url=redis_server.url,
-        offline=tmp_path / "offline",
-        device="cpu",
-        refresh_s=0.05,
-        limits=Limits(deadline_ms=20_000),
-    )
     stream = f"kafka://{kafka_broker.address}/{queue().topic}"
-    with serving(settings, functools.partial(application, labels_stream=stream)) as client:
-        yield client, MemoryLog(redis_client, model="recommender", version=version)
+    with reading(stream, tmp_path, redis_server, redis_client) as both:
+        yield both
 
 
 def outcome(client, **changes):

@@ -2,7 +2,6 @@
 
 import signal
 import tempfile
-import time
 from pathlib import Path
 
 import httpx
@@ -13,17 +12,13 @@ from benchmarks.serving.processes import server
 from feature_store.error_memory.log import MemoryLog
 from feature_store.registry import Registry
 from services.recommend.memory_policy import DEFAULT_POLICY
+from tests.patience import within
 from tests.services.recommend.conftest import publish
+
+eventually = within(60)
 
 EAGER = {"probation": 0.0, "evidence": 0.3, "base_prior": 0.1, "gate_half_life": None}
 HISTORY = ["film-sea-01", "book-sea-02"]
-
-
-def eventually(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -28,17 +27,14 @@ from feature_store.registry import Registry
 from services.recommend.settings import Limits, ServeSettings
 from tests.errata.test_cli import QUICK
 from tests.errata.test_cli import write_tables as write_shop
+from tests.patience import within
 from tests.services.recommend.conftest import publish, serving
+
+eventually = within(30)
 
 USER = "walter.kovacs@example.com"
 KEY = Pseudonyms(b"a key that the tests share, no other")
 FILMS = [f"film-sea-{number:02}" for number in range(6)]
-
-
-def eventually(condition, *, seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen in time"
 
 
 def write_tables(directory: Path) -> Path:
@@ -128,7 +124,7 @@ def eventually_answers(client: httpx.Client, process: subprocess.Popen[bytes]) -
             return client.get("/readyz").is_success
         return False
 
-    eventually(answers, seconds=120)
+    within(120)(answers)
 
 
 def talk(client: httpx.Client) -> None:

@@ -11,6 +11,9 @@ from feature_store.error_memory.log import MemoryLog
 from feature_store.error_memory.replica import MemoryReplica
 from feature_store.error_memory.wire import CorruptEntryError, pack, unpack
 from feature_store.online import connect
+from tests.patience import within
+
+eventually = within(20)
 
 POLICY = MemoryPolicy.model_validate(
     {
@@ -51,12 +54,6 @@ def replica_of(log, **changes):
 def answers(replica):
     probe = batch(99, 40)
     return replica.read(probe.keys, probe.predictions).corrected
-
-
-def eventually(condition):
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen in time"
 
 
 def test_entries_survive_the_wire():

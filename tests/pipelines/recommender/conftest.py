@@ -10,6 +10,17 @@ from pipelines.recommender.config import RecommenderConfig
 GENRES = ("war", "sea", "love", "space")
 
 
+def interactions_of(events: list[tuple[str, str, int, str]]) -> pl.DataFrame:
+    """The table of (user, item, milliseconds, type)."""
+    return pl.DataFrame(
+        events, schema=["user_id", "item_id", "timestamp", "type"], orient="row"
+    ).with_columns(
+        pl.from_epoch("timestamp", time_unit="ms")
+        .dt.cast_time_unit("ms")
+        .dt.replace_time_zone("UTC")
+    )
+
+
 def make_dataset(seed: int = 0, n_users: int = 120, per_genre: int = 12) -> Dataset:
     """Books are rich, films sparse; a user's items are mostly of one genre."""
     rng = np.random.default_rng(seed)
@@ -33,13 +44,7 @@ def make_dataset(seed: int = 0, n_users: int = 120, per_genre: int = 12) -> Data
             item = by_genre[kind, genre][rng.integers(per_genre)]
             events.append((f"u{user:03}", item, user * 60_000 + position * 3_600_000, "click"))
     return Dataset(
-        interactions=pl.DataFrame(
-            events, schema=["user_id", "item_id", "timestamp", "type"], orient="row"
-        ).with_columns(
-            pl.from_epoch("timestamp", time_unit="ms")
-            .dt.cast_time_unit("ms")
-            .dt.replace_time_zone("UTC")
-        ),
+        interactions=interactions_of(events),
         items=pl.DataFrame(items, schema=["item_id", "item_type", "title", "genre"], orient="row"),
         users=pl.DataFrame(
             {

@@ -16,6 +16,7 @@ from pipelines.recommender.neighbour_lists import (
 )
 from pipelines.recommender.preparation import prepare
 from pipelines.recommender.training import train
+from tests.pipelines.recommender.conftest import interactions_of
 
 HOUR_MS = 3_600_000
 
@@ -112,17 +113,10 @@ def chains(n_users: int = 300, n_items: int = 300) -> Dataset:
         events += [(f"u{user}", f"i{(begin + n) % n_items}", at + n, "click") for n in range(6)]
         if user % 3 == 0:  # who comes back does so when newcomers are there too
             events.append((f"u{user}", f"i{(begin + 6) % n_items}", n_users * HOUR_MS, "click"))
-    interactions = pl.DataFrame(
-        events, schema=["user_id", "item_id", "timestamp", "type"], orient="row"
-    ).with_columns(
-        pl.from_epoch("timestamp", time_unit="ms")
-        .dt.cast_time_unit("ms")
-        .dt.replace_time_zone("UTC")
-    )
     items = pl.DataFrame(
         {"item_id": [f"i{n}" for n in range(n_items)], "item_type": ["item"] * n_items}
     )
-    return Dataset(interactions=interactions, items=items)
+    return Dataset(interactions=interactions_of(events), items=items)
 
 
 def test_the_trial_turns_lists_on_where_they_help(config):

@@ -15,6 +15,7 @@ from pipelines.recommender.config import NewUsersConfig
 from pipelines.recommender.evaluation import evaluate
 from pipelines.recommender.preparation import prepare
 from pipelines.recommender.training import train
+from tests.pipelines.recommender.conftest import interactions_of
 
 DAY_MS = 86_400_000
 N_ITEMS, N_USERS = 80, 260
@@ -31,13 +32,6 @@ def make_world() -> Dataset:
         for user in range(N_USERS)
         for place, item in enumerate(rng.choice(N_ITEMS, 12, replace=False, p=chance))
     ]
-    interactions = pl.DataFrame(
-        events, schema=["user_id", "item_id", "timestamp", "type"], orient="row"
-    ).with_columns(
-        pl.from_epoch("timestamp", time_unit="ms")
-        .dt.cast_time_unit("ms")
-        .dt.replace_time_zone("UTC")
-    )
     users = pl.DataFrame(
         {
             "user_id": [f"u{user:03}" for user in range(N_USERS)],
@@ -47,7 +41,7 @@ def make_world() -> Dataset:
     items = pl.DataFrame(
         {"item_id": [f"i{n:02}" for n in range(N_ITEMS)], "item_type": ["item"] * N_ITEMS}
     )
-    return Dataset(interactions=interactions, items=items, users=users)
+    return Dataset(interactions=interactions_of(events), items=items, users=users)
 
 
 @pytest.fixture(scope="module")

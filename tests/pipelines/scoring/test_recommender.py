@@ -15,7 +15,7 @@ from feature_store.pseudonyms import Pseudonyms
 from feature_store.registry import Registry
 from pipelines.progress import Silent
 from pipelines.recommender.materialise import materialise
-from pipelines.scoring import recommender as module
+from pipelines.scoring import user_scores as module
 from pipelines.scoring.inputs import TABLE_SUFFIXES, find_files
 from pipelines.scoring.job import Summary, in_process, score
 from pipelines.scoring.output import Output

@@ -1,8 +1,7 @@
 """Labels against verdicts, through a real Redis: what was said is corrected, and nothing else."""
 
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -13,17 +12,9 @@ from feature_store.editions.traffic import TrafficEdition
 from services.classify.memory import Label, Learned, TrafficMemory
 from services.classify.stream import ServedEdition
 from services.classify.verdict import FlowName, Reason, Verdict
+from tests.patience import within
 
-DEADLINE_S = 10.0
-
-
-def eventually(holds: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + DEADLINE_S
-    while not holds():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
+eventually = within(10)
 
 
 @pytest.fixture
@@ -83,7 +74,7 @@ def taught(memory: TrafficMemory, verdicts: list[Verdict], label: str, source: s
         memory.write([verdict])
         (outcome,) = memory.learn([Label(verdict.prediction_id, label, source)])
         assert outcome is Learned.LEARNED
-        assert eventually(lambda: memory.replica.position >= memory.log.position())
+        eventually(lambda: memory.replica.position >= memory.log.position())
 
 
 def test_an_empty_memory_changes_nothing(memory: TrafficMemory, trained: TrafficEdition) -> None:
@@ -161,7 +152,7 @@ def test_what_a_source_said_can_be_forgotten(
     own, hidden = near.own(3), near.hidden(3)
     assert (memory.correct(own, hidden).argmax(axis=1) == 2).all()
     memory.log.forget_source("liar")
-    assert eventually(lambda: (memory.correct(own, hidden).argmax(axis=1) == 0).all())
+    eventually(lambda: (memory.correct(own, hidden).argmax(axis=1) == 0).all())
 
 
 def test_the_memory_learns_from_labels_of_every_class_what_it_is_worth(

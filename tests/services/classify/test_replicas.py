@@ -1,8 +1,7 @@
 """Two replicas that share a Redis: whoever is asked knows what the other one saw."""
 
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -12,16 +11,11 @@ from feature_store.online import EmbeddedRedis
 from feature_store.registry import Registry
 from services.classify.settings import ClassifySettings
 from services.classify.stream import ServedEdition
+from tests.patience import within
 from tests.services.classify.conftest import publish, write_mixed
 from tests.services.classify.test_app import serving
 
-DEADLINE_S = 20.0
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not holds():
-        assert time.monotonic() < deadline, "did not happen in time"
+eventually = within(20)
 
 
 @pytest.fixture(scope="module")

@@ -1,24 +1,22 @@
 """What the page asks of the service beside recommendations and verdicts."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.patience import within
+
+eventually = within(20)
+
 
 @pytest.fixture
 def client(url: str) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=url, timeout=30) as client:
         yield client
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < deadline, "did not happen in time"
 
 
 def test_a_version_is_promoted_serves_and_is_rolled_back(client: httpx.Client):

@@ -1,20 +1,14 @@
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
 
 from feature_store.online import EmbeddedRedis
+from tests.patience import within
 
 from .conftest import publish, serving
 
-DEADLINE_S = 20
-
-
-def eventually(condition):
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen in time"
+eventually = within(20)
 
 
 @pytest.fixture

@@ -1,19 +1,14 @@
-import time
-
 import numpy as np
 import pytest
 
 from feature_store.error_memory.log import MemoryLog
 from feature_store.offline import FeedbackLog
 from services.recommend.memory_policy import DEFAULT_POLICY
+from tests.patience import within
 
 from .conftest import publish, serving
 
-
-def eventually(condition):
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen in time"
+eventually = within(30)
 
 
 def ask(client, **body):

@@ -1,7 +1,5 @@
 """A new version's memory begins with recent outcomes, as the new version predicts them."""
 
-import time
-
 import numpy as np
 import pytest
 
@@ -9,14 +7,11 @@ from feature_store.editions.memory_keys import MemoryKeys
 from feature_store.error_memory.events import EventLog, erase_events
 from feature_store.error_memory.log import MemoryLog
 from services.recommend.memory import VersionMemory
+from tests.patience import within
 
 from .conftest import make_edition, publish, serving
 
-
-def eventually(condition):
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen in time"
+eventually = within(30)
 
 
 def answered(client, *, user, item=0, type="click", history=("film-sea-01",)):

@@ -1,7 +1,6 @@
 """Swaps, sides, catalogues, rules, limits: what an operator relies on."""
 
 import threading
-import time
 from collections import Counter
 
 import httpx
@@ -10,17 +9,13 @@ import pytest
 
 from feature_store.registry import Registry
 from services.recommend.settings import Boost, CatalogueSettings, Limits, Rules, Where
+from tests.patience import within
 
 from .conftest import make_edition, publish, serving
 
-DEADLINE_S = 20
+eventually = within(20)
+
 WAR = ["film-war-01", "film-war-02", "film-war-03"]
-
-
-def eventually(condition):
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen in time"
 
 
 def ask(client, headers=None, **body):
