@@ -16,7 +16,6 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 import numpy as np
-import orjson
 import redis
 from numpy.typing import NDArray
 
@@ -44,10 +43,11 @@ from feature_store.error_memory.mixture import log_losses
 from feature_store.error_memory.remembered import Described, Remembered
 from feature_store.error_memory.replica import MemoryReplica
 from feature_store.traffic.features import Tier
-from feature_store.traffic.flows.packing import pack_flow, unpack_flows
+from feature_store.traffic.flows.packing import unpack_flows
 from services.classify.replicas import RecentStream
 from services.classify.stream import ServedEdition
 from services.classify.verdict import Verdict
+from services.classify.waiting import WaitingVerdict
 
 log = logging.getLogger(__name__)
 FloatArray = NDArray[np.float32]
@@ -217,13 +217,11 @@ class TrafficMemory:
         losses = self._losses(
             np.stack([each.own for each in final]), np.stack([each.hidden for each in final])
         )
+        raw = self._served.edition.tier is Tier.T2
         pipeline = self._redis.pipeline(transaction=False)
         for verdict, loss in zip(final, losses, strict=True):
-            pipeline.set(
-                self._waiting + verdict.prediction_id,
-                _packed(verdict, loss, raw=self._served.edition.tier is Tier.T2, key=self._secret),
-                ex=self._ttl_s,
-            )
+            kept = WaitingVerdict.of(verdict, loss, raw=raw, key=self._secret).pack()
+            pipeline.set(self._waiting + verdict.prediction_id, kept, ex=self._ttl_s)
         if self._recent is not None:
             self._recent.add(pipeline, final)
         try:
@@ -243,7 +241,7 @@ class TrafficMemory:
         answers = [Learned.EXPIRED] * len(labels)
         columns = {each.label: self.column(each.label) for each in labels}
         for row, (label, raw) in enumerate(zip(labels, kept, strict=True)):
-            waiting = _unpacked(raw) if raw is not None else None
+            waiting = WaitingVerdict.unpack(raw) if raw is not None else None
             if waiting is None:
                 continue
             column = columns[label.label]
@@ -342,7 +340,7 @@ class TrafficMemory:
             feedback_ids=np.array([each.ids[FLOW] for each, _ in known], np.uint64),
         )
 
-    def _entry(self, waiting: _Waiting, column: int, label: Label) -> ErrorBatch:
+    def _entry(self, waiting: WaitingVerdict, column: int, label: Label) -> ErrorBatch:
         one_hot = np.zeros((1, self._width), np.float32)
         one_hot[0, column] = 1
         predicted = np.zeros((1, self._width), np.float32)
@@ -367,21 +365,11 @@ class TrafficMemory:
         self._new = new_classes(self.log)
 
 
-@dataclass(frozen=True)
-class _Waiting:
-    version: str
-    time_ns: int
-    own: FloatArray
-    hidden: FloatArray
-    losses: NDArray[np.float32]  # (columns, E + 1)
-    case: bytes
-
-
 def _feedback_id(label: Label) -> int:
     return source_id(label.feedback_id or f"{label.prediction_id}\0{label.source}\0{label.label}")
 
 
-def _event(waiting: _Waiting, label: Label) -> LabelledEvent:
+def _event(waiting: WaitingVerdict, label: Label) -> LabelledEvent:
     return LabelledEvent(
         version=waiting.version,
         case=waiting.case,
@@ -390,38 +378,4 @@ def _event(waiting: _Waiting, label: Label) -> LabelledEvent:
         ids={FLOW: _feedback_id(label)},
         source=source_id(label.source),
         time_ms=waiting.time_ns // 1_000_000,
-    )
-
-
-def _packed(verdict: Verdict, losses: FloatArray, *, raw: bool, key: bytes) -> bytes:
-    case = (
-        b"" if verdict.seen is None else pack_flow(verdict.seen, verdict.packet, raw=raw, key=key)
-    )
-    facts = orjson.dumps(
-        [verdict.model_version, verdict.time_ns, len(verdict.own), len(verdict.hidden),
-         *losses.shape, len(case)]
-    )  # fmt: skip
-    arrays = (
-        verdict.own.astype("<f4").tobytes()
-        + verdict.hidden.astype("<f4").tobytes()
-        + np.minimum(losses, 100).astype("<f2").tobytes()
-        + case
-    )
-    return len(facts).to_bytes(4, "little") + facts + arrays
-
-
-def _unpacked(raw: bytes) -> _Waiting:
-    begin = 4 + int.from_bytes(raw[:4], "little")
-    # What an earlier release kept has no case behind it.
-    facts = (*orjson.loads(raw[4:begin]), 0)[:7]
-    version, time_ns, classes, width, columns, experts, length = facts
-    floats = np.frombuffer(raw, "<f4", classes + width, begin).astype(np.float32)
-    losses = np.frombuffer(raw, "<f2", columns * experts, begin + 4 * (classes + width))
-    return _Waiting(
-        version,
-        int(time_ns),
-        floats[:classes],
-        floats[classes:],
-        losses.reshape(columns, experts).astype(np.float32),
-        raw[len(raw) - length :] if length else b"",
     )
