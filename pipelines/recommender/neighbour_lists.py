@@ -31,13 +31,12 @@ from feature_store.interactions.log import InteractionLog
 from feature_store.interactions.partial import PartialWeights
 from pipelines.recommender.cases import EvaluationCases
 from pipelines.recommender.config import RecommenderConfig
-from pipelines.recommender.evaluation import KnownScores, evaluate
 from pipelines.recommender.sparse_rows import keep_largest
+from pipelines.recommender.trial_cases import later_cases, ndcg
 
 FloatArray = NDArray[np.float32]
 
 WEIGHTS = (0.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
-CUTOFF = 20
 # Fewer users cannot tell two weights apart; more cost time, as do many items.
 MIN_USERS, MAX_USERS, MAX_SCORES = 50, 2_000, 40_000_000
 _BLOCK_ITEMS, _SAMPLED_USERS = 512, 512
@@ -117,7 +116,7 @@ def choose_weight(
     listed = np.zeros_like(plain)
     edition.lists.add_to(listed, cases.history)
     return smallest_within_an_error(
-        {weight: _ndcg(cases, plain + np.float32(weight) * listed) for weight in WEIGHTS}
+        {weight: ndcg(cases, plain + np.float32(weight) * listed) for weight in WEIGHTS}
     )
 
 
@@ -144,29 +143,4 @@ def _cases(
     most = min(MAX_USERS, MAX_SCORES // log.n_items)
     if len(users) > most:
         users = np.sort(np.random.default_rng(config.seed).choice(users, most, replace=False))
-    met = known.matrix()[users]
-    rest = later.matrix()[users]
-    rest = sp.csr_matrix(rest - rest.multiply(met))
-    rest.eliminate_zeros()
-    asked = np.flatnonzero(np.diff(rest.indptr))
-    if len(asked) == 0:
-        return None
-    history = config.history.matrix(known)[users]
-    for matrix in (history, met, rest):
-        matrix.sort_indices()
-    return EvaluationCases(
-        history=history[asked],
-        targets=rest[asked].astype(np.bool_),
-        excluded=met[asked].astype(np.bool_),
-        user_rows=users[asked],
-    )
-
-
-def _ndcg(cases: EvaluationCases, scores: FloatArray) -> NDArray[np.float64]:
-    found = evaluate(
-        KnownScores(scores, cases.user_rows),
-        cases,
-        item_popularity=np.ones(cases.n_items),
-        cutoffs=(CUTOFF,),
-    )
-    return found.slices["all"].per_case[f"ndcg@{CUTOFF}"]
+    return later_cases(known, later, users, config.history)

@@ -15,7 +15,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from feature_store.editions import RecommenderEdition
@@ -23,14 +22,13 @@ from feature_store.editions.popularity_share import PopularityShare, blend
 from feature_store.interactions.log import InteractionLog
 from pipelines.recommender.cases import EvaluationCases
 from pipelines.recommender.config import NewUsersConfig, RecommenderConfig
-from pipelines.recommender.evaluation import KnownScores, evaluate
+from pipelines.recommender.trial_cases import later_cases, ndcg
 
 # Newcomers go on in one sitting, where popular things follow each other for long: lengths of 16 and
 # more, fitted on them, cost users of that length who come back (MovieLens-100K).
 LENGTHS = (0, 1, 2, 4, 8)
 SHARES = tuple(round(0.1 * step, 1) for step in range(11))
 HALF_LIVES_DAYS = (None, 180.0, 90.0, 30.0, 14.0, 7.0)
-CUTOFF = 20
 # So many users tell a share of .1 from the next one; more cost time, as do many items.
 MAX_USERS, MAX_SCORES = 400, 20_000_000
 # Beyond this multiple of the longest history that was asked after, the model speaks alone.
@@ -116,7 +114,9 @@ def fit(
         lengths.append(length)
         model = edition.scores(cases.history, user_features[cases.user_rows])
         for each, log_popularity in logs.items():
-            found[each].append([_ndcg(cases, blend(model, log_popularity, w)) for w in SHARES])
+            found[each].append(
+                [float(ndcg(cases, blend(model, log_popularity, w)).mean()) for w in SHARES]
+            )
     if not lengths:
         return NOT_FITTED
     half_life = max(found, key=lambda each: float(np.mean(np.max(found[each], axis=1))))
@@ -139,30 +139,5 @@ def _cases(
     """The rest of each user's items, after the first `length` interactions."""
     mine = log.take(np.isin(log.user, users))
     place = np.arange(len(mine)) - np.searchsorted(mine.user, mine.user)
-    history = config.history.matrix(mine.take(place < length))[users]
-    met = mine.take(place < length).matrix()[users]
-    rest = mine.take(place >= length).matrix()[users]
-    rest = sp.csr_matrix(rest - rest.multiply(met))
-    rest.eliminate_zeros()
-    asked = np.flatnonzero(np.diff(rest.indptr))
-    if len(asked) == 0:
-        return None
-    for matrix in (history, met, rest):
-        matrix.sort_indices()
-    return EvaluationCases(
-        history=history[asked],
-        targets=rest[asked].astype(np.bool_),
-        excluded=met[asked].astype(np.bool_),
-        user_rows=users[asked],
-    )
-
-
-def _ndcg(cases: EvaluationCases, scores: NDArray[np.float32]) -> float:
-    found = evaluate(
-        KnownScores(scores, cases.user_rows),
-        cases,
-        item_popularity=np.ones(cases.n_items),
-        cutoffs=(CUTOFF,),
-        batch_size=len(cases),
-    )
-    return found.value(f"ndcg@{CUTOFF}")
+    earlier, later = mine.take(place < length), mine.take(place >= length)
+    return later_cases(earlier, later, users, config.history)
