@@ -19,7 +19,7 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -304,7 +304,8 @@ def _made_up(target: Target, tally: Tally, n: int) -> None:
         from hypothesis import HealthCheck, Phase, given, settings
 
         schema = schemathesis.openapi.from_url(f"{target.client.base_url}/openapi.json")
-        operations: list[Any] = [found.ok() for found in schema.get_all_operations()]  # type: ignore[union-attr]
+        found: Iterable[Any] = schema.get_all_operations()
+        operations = [each.ok() for each in found]
     operations = [each for each in operations if each.path != ENDLESS]
     # What an operation may be asked takes longer to work out than to ask: of few requests, some do.
     operations = operations[:: max(1, -(-len(operations) // max(n, 1)))]

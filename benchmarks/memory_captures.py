@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from feature_store.editions.traffic import TrafficEdition
 from feature_store.error_memory import named_policy
+from feature_store.error_memory.policy import PolicyName
 from pipelines.memory.baselines import exact_knn, incremental
 from pipelines.memory.metrics import confusion, log_loss, macro_f1
 from pipelines.memory.prequential import Schedule, by_the_clock, replay
@@ -262,7 +263,10 @@ def chosen_baselines(found: _Set) -> tuple[dict[str, Arm], dict[str, float]]:
         "knn": _knn(window, beta),
         "newest_label": _knn(1, 1e-9),
     }
-    memory: Arm = lambda s, schedule: replay(s, POLICY, schedule=schedule).corrected  # noqa: E731
+
+    def memory(stream: Stream, schedule: Schedule) -> FloatArray:
+        return replay(stream, POLICY, schedule=schedule).corrected
+
     return arms, {
         "knn_window": window,
         "knn_beta": beta,
@@ -321,8 +325,8 @@ def _incremental(rate: float) -> Arm:
     )
 
 
-def _reloop2(name: str) -> Arm:
-    policy = named_policy(name)  # type: ignore[arg-type]
+def _reloop2(name: PolicyName) -> Arm:
+    policy = named_policy(name)
     return lambda s, schedule: replay(s, policy, schedule=schedule).corrected
 
 

@@ -34,6 +34,7 @@ from torch import nn
 from benchmarks import memory_captures
 from benchmarks.harness import Arguments, Result, parse
 from feature_store.error_memory import named_policy
+from feature_store.error_memory.policy import PolicyName
 from pipelines.memory.baselines import adaptive_random_forest, exact_knn, incremental
 from pipelines.memory.decisions import macro_f1_rule
 from pipelines.memory.luflow import Days, frozen_model, frozen_stream, load_days
@@ -192,9 +193,9 @@ def measure(arm: Arm, stream: Stream, counts: NDArray[np.int64]) -> dict[str, fl
     return figures
 
 
-def reloop2(name: str) -> Arm:
+def reloop2(name: PolicyName) -> Arm:
     """The paper's memory; K is 32 here, so that a run takes minutes."""
-    published = named_policy(name)  # type: ignore[arg-type]
+    published = named_policy(name)
     sketch = published.sketches[0].model_copy(update={"tables": 32})
     policy = published.model_copy(update={"sketches": (sketch,)})
     return lambda stream, delay: replay(stream, policy, delay=delay).corrected

@@ -117,6 +117,8 @@ def _written(
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64], bool]:
     """Per list its items, their ids and their scores; where each of these ends (B, 3); and whether
     all scores could be written."""
+    # The choice between both stands where it is made: a function that returned arrays would count
+    # their references, and take as long again as all the copying.
     n_own = len(own[2])
     ends = np.empty((len(rows), 3), np.int64)
     size = 0
@@ -137,8 +139,7 @@ def _written(
         n = counts[b]
         at = _byte(ord("["), out, at)
         for place in range(n):
-            if place:
-                at = _byte(ord(","), out, at)
+            at = _comma(place, out, at)
             row = rows[b, place]
             texts, row = (own, row) if row < n_own else (added, row - n_own)
             at = _copy(texts[0], texts[1][row], texts[1][row + 1], out, at)
@@ -149,8 +150,7 @@ def _written(
         ends[b, 0] = at = _byte(ord("]"), out, at)
         at = _byte(ord("["), out, at)
         for place in range(n):
-            if place:
-                at = _byte(ord(","), out, at)
+            at = _comma(place, out, at)
             row = rows[b, place]
             texts, row = (own, row) if row < n_own else (added, row - n_own)
             begin = texts[1][row] + _BEFORE_ID
@@ -158,11 +158,16 @@ def _written(
         ends[b, 1] = at = _byte(ord("]"), out, at)
         at = _byte(ord("["), out, at)
         for place in range(n):
-            if place:
-                at = _byte(ord(","), out, at)
+            at = _comma(place, out, at)
             at = _copy(out, spans[place, 0], spans[place, 1], out, at)
         ends[b, 2] = at = _byte(ord("]"), out, at)
     return out, ends, True
+
+
+@compiled
+def _comma(place: int, out: NDArray[np.uint8], at: int) -> int:
+    """What stands before the item at `place`."""
+    return _byte(ord(","), out, at) if place else at
 
 
 @compiled
