@@ -34,6 +34,7 @@ import numpy as np
 
 from benchmarks.harness import Result
 from benchmarks.serving.processes import Server, finish, server, start_load
+from benchmarks.serving.store import free_port
 from benchmarks.serving.world import World, make_world, world_of
 from feature_store.editions.indexing import with_tuned_index
 from feature_store.editions.recommender import MODEL_NAME
@@ -41,8 +42,8 @@ from feature_store.online import EmbeddedRedis
 from feature_store.registry import Registry
 from feature_store.vectors import IndexSpec, exact_top, recall
 
-PORTS = {"ours": 8711, "bare_fastapi": 8712, "litserve": 8713, "litserve_same_index": 8714}
 K, CONNECTIONS, SWAPS, OVERLOAD = 100, 16, 10, 5
+RECOVERS_WITHIN_S = 2.0
 TARGET_RECALL = {"main": 0.99, "large": 0.985}
 PARTS = ("main", "large", "swap", "overload")
 
@@ -131,7 +132,7 @@ class Place:
 
     def ours(self) -> Any:
         """The service, one worker."""
-        port = PORTS["ours"]
+        port = free_port()
         env = {"ERRATA_HOME": str(self.home), "ERRATA_REDIS_URL": self.redis.url}
         command = ["errata", "serve", "--port", str(port)]
         return server("ours", command, port=port, probe="/readyz", env=env)
@@ -150,10 +151,9 @@ class Place:
             "litserve_same_index": [lit, *known, "--index", "ours"],
         }
         return [
-            server(
-                name, [*module, "--port", str(PORTS[name])], port=PORTS[name], probe=None, env={}
-            )
+            server(name, [*module, "--port", str(port)], port=port, probe=None, env={})
             for name, module in modules.items()
+            for port in (free_port(),)
         ]
 
 
@@ -216,7 +216,7 @@ def _swaps(ours: Server, place: Place, rate: float, *, seconds: float) -> dict[s
     url, switched = f"http://127.0.0.1:{ours.port}", []
     with httpx.Client(base_url=url, timeout=30) as client:
         for number in range(SWAPS):
-            time.sleep(seconds / (SWAPS + 2))
+            time.sleep(seconds / (SWAPS + 2))  # evenly over the load
             wanted = place.versions[number % 2]
             place.registry.promote(MODEL_NAME, wanted, alias="champion")
             started = time.perf_counter()
@@ -251,7 +251,7 @@ def _overload(ours: Server, place: Place, capacity: float, *, seconds: float) ->
         peak_mb = max(peak_mb, ours.resident_mb())
         time.sleep(0.5)
     burst = finish(load)
-    time.sleep(2.0)
+    time.sleep(RECOVERS_WITHIN_S)  # so long it may take to recover
     after = ours.load(place.bodies, connections=64, rate=capacity / 2, seconds=3)
     return {
         "offered_rps": burst["offered_rps"],
