@@ -42,40 +42,68 @@ def describe(url: str) -> str:
     return url.replace(f":{parts.password}@", ":***@")
 
 
-class ReadScript:
-    """A script that only reads, on a connection of its own.
+class Reader:
+    """Values and a script that only reads, on a connection of their own.
 
     The client's pool lends, checks and takes back a connection for every command, which costs more
     than the command where requests wait for it. Threads take turns.
     """
 
-    def __init__(self, client: redis.Redis, text: str) -> None:
+    def __init__(self, client: redis.Redis, script: str) -> None:
         """Connects when it is first called."""
         self._connection: Any = client.connection_pool.make_connection()
-        self._text = text
-        self._sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+        self._script = script
+        self._sha = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
         self._lock = threading.Lock()
 
-    def __call__(self, *, keys: Sequence[str], args: Sequence[Any]) -> Any:
+    def script(self, *, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """What the script returns.
 
         Raises:
             redis.RedisError: the server is gone, or the script failed.
         """
-        tail = (len(keys), *keys, *args)
+        return self._read([], keys, args)[1]
+
+    def values(
+        self, names: Sequence[str], *, keys: Sequence[str] = (), args: Sequence[Any] = ()
+    ) -> tuple[list[bytes | None], Any]:
+        """The strings at `names`, which are some, and of the script over `keys`, where there are
+        any, what it returns: in one round trip.
+
+        Raises:
+            redis.RedisError: the server is gone, or the script failed.
+        """
+        return self._read(names, keys, args)
+
+    def _read(
+        self, names: Sequence[str], keys: Sequence[str], args: Sequence[Any]
+    ) -> tuple[list[bytes | None], Any]:
         with self._lock:
             try:
-                return self._asked(tail)
+                return self._asked(names, keys, args)
             except redis.ConnectionError:
                 # The server may have closed it while nothing was asked; one that is gone refuses.
-                return self._asked(tail)
+                return self._asked(names, keys, args)
 
-    def _asked(self, tail: tuple[Any, ...]) -> Any:
+    def _asked(
+        self, names: Sequence[str], keys: Sequence[str], args: Sequence[Any]
+    ) -> tuple[list[bytes | None], Any]:
+        commands: list[tuple[Any, ...]] = []
+        if names:
+            commands.append(("MGET", *names))
+        tail = (len(keys), *keys, *args)
+        if keys:
+            commands.append(("EVALSHA", self._sha, *tail))
+        self._connection.send_packed_command(self._connection.pack_commands(commands))
         try:
-            return self._ask("EVALSHA", self._sha, *tail)
+            values = self._connection.read_response() if names else []
+        except redis.ResponseError:
+            self._connection.disconnect()  # the script's answer must not be the next one's
+            raise
+        if not keys:
+            return values, None
+        try:
+            return values, self._connection.read_response()
         except NoScriptError:
-            return self._ask("EVAL", self._text, *tail)
-
-    def _ask(self, *command: Any) -> Any:
-        self._connection.send_command(*command)
-        return self._connection.read_response()
+            self._connection.send_command("EVAL", self._script, *tail)
+            return values, self._connection.read_response()

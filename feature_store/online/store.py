@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
 import orjson
 import redis
 
 from feature_store.expiring import ExpiringValues
-from feature_store.online.client import ReadScript
+from feature_store.online.client import Reader
 
 HISTORY_LENGTH = 200
 PREDICTION_TTL_S = 7 * 86_400
@@ -21,9 +22,19 @@ HIDDEN_LENGTH = 1_000
 FORGOTTEN_LENGTH = 10_000
 _PAGE = 500
 
+# Whatever is changed of a user changes the revision too, which says in one value whether what a
+# reader remembers still holds. A moment, and no count: one that was deleted must not come back.
+_REVISE = """
+local function revise(key)
+  local now = redis.call('TIME')
+  redis.call('SET', key, now[1] .. '.' .. now[2])
+end
+"""
 # One round trip, atomic: a feedback id counts once, and the history stays capped. What a user
 # does not want is kept apart (member = item, score = when), so that it outlives the history.
-_APPEND = """
+_APPEND = (
+    _REVISE
+    + """
 if ARGV[1] ~= '' and redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
 redis.call('LPUSH', KEYS[1], ARGV[4])
 redis.call('LTRIM', KEYS[1], 0, ARGV[3] - 1)
@@ -32,21 +43,35 @@ if ARGV[5] ~= '' then
   redis.call('ZREMRANGEBYRANK', KEYS[3], 0, -ARGV[7] - 1)
 end
 if ARGV[1] ~= '' then redis.call('SET', KEYS[2], '1', 'EX', ARGV[2]) end
+revise(KEYS[4])
 return 1
 """
+)
+_FILL = (
+    _REVISE
+    + """
+revise(KEYS[2])
+if redis.call('EXISTS', KEYS[1]) == 1 then return 'kept' end
+for i = 1, #ARGV do redis.call('RPUSH', KEYS[1], ARGV[i]) end
+return 'loaded'
+"""
+)
 # One command, whatever the number of users: the client spends longer on a command than the server.
 # A history is one JSON document, which is parsed faster than one an event.
 _READ = """
 local found = {}
-for i = 1, #KEYS, 3 do
+for i = 1, #KEYS, 4 do
   local history = redis.call('LRANGE', KEYS[i], 0, ARGV[1])
   found[i] = '[' .. table.concat(history, ',') .. ']'
   found[i + 1] = redis.call('GET', KEYS[i + 1])
   found[i + 2] = redis.call('ZRANGE', KEYS[i + 2], 0, -1)
+  found[i + 3] = redis.call('GET', KEYS[i + 3])
 end
 return found
 """
 _LOADED = b"loaded"
+# What is kept of a user under the user's own name.
+_OF_A_USER = ("history", "features", "hidden", "revision")
 
 
 class Event(NamedTuple):
@@ -92,11 +117,13 @@ class StoredUser(NamedTuple):
     Attributes:
         history: a JSON array of events, newest first. features: a JSON object, or nothing.
         hidden: ids of items that the user does not want, also those that the history has forgotten.
+        revision: another one whenever any of these has changed; nothing where nobody said.
     """
 
     history: bytes = b"[]"
     features: bytes = b""
     hidden: tuple[bytes, ...] = ()
+    revision: bytes = b""
 
     def read(self) -> OnlineUser:
         """What it says."""
@@ -155,11 +182,16 @@ class StoredPrediction(NamedTuple):
         return cls(prediction_id, user_id, model_version, *lists, served_at_ms)
 
 
+_NOBODY: Mapping[str, StoredUser] = MappingProxyType({})
+# Events of a history that are read.
+_WHOLE = (HISTORY_LENGTH - 1,)
+
+
 class OnlineStore:
     """User histories, user features and waiting predictions in Redis, one tenant a key prefix.
 
-    Every method is one round trip and raises `redis.RedisError` when the server is gone: the
-    caller decides what a degraded answer is.
+    Every method but `stored` is one round trip and raises `redis.RedisError` when the server is
+    gone: the caller decides what a degraded answer is.
     """
 
     def __init__(self, client: redis.Redis, *, tenant: str = "default") -> None:
@@ -167,7 +199,7 @@ class OnlineStore:
         self._redis = client
         self._prefix = f"errata:{tenant}"
         self._append = client.register_script(_APPEND)
-        self._read = ReadScript(client, _READ)
+        self._reader = Reader(client, _READ)
         self._values = ExpiringValues(client)
 
     def ping(self) -> None:
@@ -184,7 +216,10 @@ class OnlineStore:
         """
         seen = self._key("feedback", f"{user_id}\0{feedback_id}")
         applied = self._append(
-            keys=[self._key("history", user_id), seen, self._key("hidden", user_id)],
+            keys=[
+                *(self._key("history", user_id), seen),
+                *(self._key("hidden", user_id), self._key("revision", user_id)),
+            ],
             args=[
                 *(feedback_id, FEEDBACK_ID_TTL_S, HISTORY_LENGTH, event.pack()),
                 *(event.item_id if hide else "", event.timestamp_ms, HIDDEN_LENGTH),
@@ -200,24 +235,43 @@ class OnlineStore:
         """What is known of each user, in one round trip."""
         return [each.read() for each in self.stored(user_ids)]
 
-    def stored(self, user_ids: Sequence[str]) -> list[StoredUser]:
-        """`users` as it is stored."""
-        prefixes = [self._key(kind, "") for kind in ("history", "features", "hidden")]
-        keys = [prefix + user_id for user_id in user_ids for prefix in prefixes]
-        answers: Any = self._read(keys=keys, args=[HISTORY_LENGTH - 1])
-        return [
-            StoredUser(history, features or b"", tuple(hidden))
-            for history, features, hidden in zip(
-                answers[::3], answers[1::3], answers[2::3], strict=True
+    def stored(
+        self, user_ids: Sequence[str], remembered: Mapping[str, StoredUser] = _NOBODY
+    ) -> list[StoredUser]:
+        """`users` as it is stored.
+
+        Of those `remembered` only the revision is asked, and where it still holds they are what is
+        returned; a second round trip reads those that have changed.
+        """
+        kept = [each for each in user_ids if each in remembered and remembered[each].revision]
+        found = {each: remembered[each] for each in kept}
+        new = [each for each in user_ids if each not in found]
+        if kept:
+            prefix = self._key("revision", "")
+            revisions, answers = self._reader.values(
+                [prefix + each for each in kept], keys=self._keys(new), args=_WHOLE
             )
-        ]
+            found.update(_read(new, answers or ()))
+            new = [
+                each
+                for each, revision in zip(kept, revisions, strict=True)
+                if revision != remembered[each].revision
+            ]
+        if new:
+            found.update(_read(new, self._reader.script(keys=self._keys(new), args=_WHOLE)))
+        return [found[each] for each in user_ids]
+
+    def _keys(self, user_ids: Sequence[str]) -> list[str]:
+        """Those of the script that reads."""
+        prefixes = [self._key(kind, "") for kind in _OF_A_USER]
+        return [prefix + user_id for user_id in user_ids for prefix in prefixes]
 
     def forget(self, user_id: str) -> int:
         """Delete all that is stored of a user, waiting predictions included; returns the keys.
 
         Looks at every prediction and feedback id that is kept: for an operator, not for a request.
         """
-        gone = [self._key(kind, user_id).encode() for kind in ("history", "features", "hidden")]
+        gone = [self._key(kind, user_id).encode() for kind in _OF_A_USER]
         own = _literally(self._key("feedback", f"{user_id}\0"))
         gone += self._redis.scan_iter(match=f"{own}*", count=1_000)
         page: list[bytes] = []
@@ -311,9 +365,9 @@ class OnlineStore:
         loaded = n_users = 0
         pipeline = self._redis.pipeline(transaction=False)
         for n_users, (user_id, events) in enumerate(histories, start=1):
-            self._fill(pipeline, user_id, events)
             if user_id in features:
                 pipeline.set(self._key("features", user_id), orjson.dumps(features[user_id]))
+            self._fill(pipeline, user_id, events)
             if n_users % batch_size == 0:
                 loaded += pipeline.execute().count(_LOADED)
         loaded += pipeline.execute().count(_LOADED)
@@ -321,16 +375,18 @@ class OnlineStore:
 
     def _fill(self, pipeline: Any, user_id: str, events: Sequence[Event]) -> None:
         newest_first = [event.pack() for event in reversed(events[-HISTORY_LENGTH:])]
-        pipeline.eval(
-            "if redis.call('EXISTS', KEYS[1]) == 1 then return 'kept' end "
-            "for i = 1, #ARGV do redis.call('RPUSH', KEYS[1], ARGV[i]) end return 'loaded'",
-            1,
-            self._key("history", user_id),
-            *newest_first,
-        )
+        keys = self._key("history", user_id), self._key("revision", user_id)
+        pipeline.eval(_FILL, len(keys), *keys, *newest_first)
 
     def _key(self, kind: str, name: str) -> str:
         return f"{self._prefix}:{kind}:{name}"
+
+
+def _read(user_ids: Sequence[str], answers: Sequence[Any]) -> Iterator[tuple[str, StoredUser]]:
+    """Of each user, what the script that reads returned."""
+    columns = (answers[column :: len(_OF_A_USER)] for column in range(len(_OF_A_USER)))
+    for user_id, history, features, hidden, revision in zip(user_ids, *columns, strict=True):
+        yield user_id, StoredUser(history, features or b"", tuple(hidden), revision or b"")
 
 
 def digest(user_id: str) -> str:

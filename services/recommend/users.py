@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,6 +16,9 @@ from feature_store.offline import FeedbackRecord, Spool
 from feature_store.online import Event, OnlineStore, StoredPrediction, StoredUser, digest
 
 REMEMBERED_USERS = 10_000
+# After so long a user is read in full, whatever the revision: a process of an earlier release does
+# not tell it, nor does somebody who mends a history by hand.
+_TRUSTED_S = 30.0
 NOBODY = StoredUser()
 
 
@@ -23,14 +27,21 @@ class KnownUser:
 
     Attributes:
         understood: what a catalogue made of it, kept for the user's next request.
+        read_at: when it was read in full, on the monotonic clock.
     """
 
-    __slots__ = ("degraded", "stored", "understood")
+    __slots__ = ("degraded", "read_at", "stored", "understood")
 
     def __init__(
-        self, stored: StoredUser = NOBODY, *, degraded: bool = False, understood: Any = None
+        self,
+        stored: StoredUser = NOBODY,
+        *,
+        degraded: bool = False,
+        understood: Any = None,
+        read_at: float = 0.0,
     ) -> None:
         self.stored, self.degraded, self.understood = stored, degraded, understood
+        self.read_at = read_at
 
     @property
     def events(self) -> list[Event]:
@@ -95,12 +106,13 @@ class Users:
         if not user_ids:
             return []
         if self.available:
+            now = time.monotonic()
             try:
-                found = self._store.stored(user_ids)
+                found = self._store.stored(user_ids, self._trusted(user_ids, now))
             except redis.RedisError:
                 self._available = False
             else:
-                return self._remember(user_ids, found)
+                return self._remember(user_ids, found, now)
         with self._lock:
             last = [self._remembered.get(user_id) or KnownUser() for user_id in user_ids]
         return [KnownUser(each.stored, degraded=True, understood=each.understood) for each in last]
@@ -169,14 +181,28 @@ class Users:
         self._learn(record)
         return applied
 
-    def _remember(self, user_ids: Sequence[str], found: Sequence[StoredUser]) -> list[KnownUser]:
+    def _trusted(self, user_ids: Sequence[str], now: float) -> dict[str, StoredUser]:
+        """Those who are remembered, and need not be read unless their revision says so."""
+        remembered = self._remembered
+        with self._lock:
+            return {
+                user_id: user.stored
+                for user_id in user_ids
+                if (user := remembered.get(user_id)) is not None and now < user.read_at + _TRUSTED_S
+            }
+
+    def _remember(
+        self, user_ids: Sequence[str], found: Sequence[StoredUser], now: float
+    ) -> list[KnownUser]:
         """The users, those of whom nothing is new as they were."""
         known, remembered = [], self._remembered
         with self._lock:
             for user_id, stored in zip(user_ids, found, strict=True):
                 user = remembered.get(user_id)
                 if user is None or user.stored != stored:
-                    user = remembered[user_id] = KnownUser(stored)
+                    user = remembered[user_id] = KnownUser(stored, read_at=now)
+                elif user.stored is not stored:
+                    user.read_at = now
                 remembered.move_to_end(user_id)
                 known.append(user)
             while len(remembered) > REMEMBERED_USERS:

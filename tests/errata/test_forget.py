@@ -67,7 +67,7 @@ def test_nothing_names_the_user_afterwards_and_others_stay(home, redis_client, c
     assert said == {
         "feedback_log": 3,
         "feedback_queue": 1,
-        "redis_keys": 5,
+        "redis_keys": 6,
         "memory_removed": 2,
         "memory_silenced": 0,
     }

@@ -98,3 +98,50 @@ def test_a_sample_of_users_is_of_this_tenant(redis_client):
     for tenant in ("a*", "ab"):
         OnlineStore(redis_client, tenant=tenant).append(f"user of {tenant}", Event("x", 1))
     assert OnlineStore(redis_client, tenant="a*").sample_users(10) == ["user of a*"]
+
+
+def test_of_whom_nothing_is_new_is_not_read_again(store):
+    store.append("ann", Event("a", 1), feedback_id="1")
+    store.append("bob", Event("b", 2))
+    ann, bob = store.stored(["ann", "bob"])
+    remembered = {"ann": ann, "bob": bob}
+    same = store.stored(["bob", "ann", "nobody"], remembered)
+    assert same[0] is bob
+    assert same[1] is ann
+    assert same[2].read().events == []
+    store.append("ann", Event("a", 1), feedback_id="1")  # a duplicate changes nothing
+    assert store.stored(["ann"], remembered)[0] is ann
+    store.append("ann", Event("c", 3))
+    changed, still = store.stored(["ann", "bob"], remembered)
+    assert [each.item_id for each in changed.read().events] == ["c", "a"]
+    assert still is bob
+
+
+CHANGES = st.sampled_from(["append", "hide", "features", "fill", "forget", "nothing"])
+USERS = st.sampled_from(["ann", "bob", "cid"])
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(changes=st.lists(st.tuples(CHANGES, USERS, st.integers(0, 3)), max_size=25))
+def test_what_is_remembered_never_stands_for_what_has_changed(redis_client, changes):
+    redis_client.flushdb()
+    store, users = OnlineStore(redis_client), ["ann", "bob", "cid"]
+    remembered = {}
+    for change, user, number in changes:
+        event = Event(f"item-{number}", number)
+        if change in ("append", "hide"):
+            store.append(user, event, feedback_id=f"{number}", hide=change == "hide")
+        elif change == "features":
+            store.materialise([(user, [])], {user: {"age": number}})
+        elif change == "fill":
+            store.materialise([(user, [event])], {})
+        elif change == "forget":
+            store.forget(user)
+        found = dict(zip(users, store.stored(users, remembered), strict=True))
+        fresh = dict(zip(users, store.stored(users), strict=True))
+        assert {name: each.read() for name, each in found.items()} == {
+            name: each.read() for name, each in fresh.items()
+        }
+        remembered = found
