@@ -5,9 +5,9 @@
 One core, one million entries (65,536 with --quick) of 32-dimensional keys and scores in a local
 table; a read corrects 256 candidates (`p50_ms`, `p99_ms`) or one (`one_p50_us`). The baseline is
 the same correction with the buckets in Redis, where every replica would see a write at once: one
-pipelined round trip fetches the packed entries of the same buckets, then the same kernel runs on
-them. Writes go through the log of a real server, 64 entries a message; `visible_p99_ms` is the time
-from before the append until a replica in another process has read it.
+round trip fetches the packed entries of the same buckets, then the same kernels run on them, and
+say the same. Writes go through the log of a real server, 64 entries a message; `visible_p99_ms` is
+the time from before the append until a replica in another process has read it.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from numpy.typing import NDArray
 
 from benchmarks.harness import Result, parse
 from feature_store.error_memory import ErrorBatch, ErrorMemory, MemoryPolicy
+from feature_store.error_memory.kernels import scratch
 from feature_store.error_memory.log import MemoryLog
-from feature_store.error_memory.neighbours import probed_buckets
+from feature_store.error_memory.passes import find_buckets, hear_neighbours
 from feature_store.error_memory.replica import MemoryReplica
 from feature_store.error_memory.wire import pack
 from feature_store.online import EmbeddedRedis, connect
@@ -120,37 +121,40 @@ def read_times(memory: ErrorMemory, rng: np.random.Generator, rounds: int) -> di
 def redis_read_times(
     client: redis.Redis, memory: ErrorMemory, rng: np.random.Generator, rounds: int
 ) -> dict[str, float]:
-    """The same buckets, each a packed string in Redis."""
-    table = memory._neighbours
-    packed = np.concatenate(
-        [table.keys, table.labels, table.predictions, table.weights[..., None]], axis=2
-    )  # (N, S, d + 2C + 1)
+    """The same read with a bucket a string in Redis: which buckets, one MGET, the same kernels.
+
+    The sketch and the weights of the mixture, which would have to be fetched as well, are left out.
+    """
+    table, parameters = memory._neighbours, memory._parameters
+    read = ("keys", "labels", "predictions", "weights", "sequence")
+    columns = {name: getattr(table, name) for name in read}
+    bucket = np.dtype([(name, each.dtype, each.shape[1:]) for name, each in columns.items()])
+    packed = np.empty(len(table.keys), bucket)
+    for name, each in columns.items():
+        packed[name] = each
     for start in range(0, len(packed), 1024):
-        pipeline = client.pipeline(transaction=False)
-        for bucket in range(start, min(start + 1024, len(packed))):
-            pipeline.set(f"b:{bucket}", packed[bucket].tobytes())
-        pipeline.execute()
-    buckets = np.empty(memory.policy.probes, np.int64)
-    margins = np.empty(memory.policy.bits, np.float32)
-    betas = np.array([10.0, 100.0, 1000.0], np.float32)
+        names = [f"b:{number}" for number in range(start, min(start + 1024, len(packed)))]
+        client.mset({name: packed[start + i].tobytes() for i, name in enumerate(names)})
+    kernels = 1 + len(memory.policy.kernels)
+    estimates = np.empty((CANDIDATES, memory.policy.n_experts, 1), np.float32)
     times = []
     for _ in range(max(rounds, 20)):
         batch = entries(rng, CANDIDATES, memory.policy.n_experts)
         started = time.perf_counter()
-        wanted = []
-        for key in batch.keys:
-            found = probed_buckets(table, key, buckets, margins)
-            wanted.append([f"b:{bucket}" for bucket in buckets[:found].tolist()])
-        raw: Any = client.mget([name for names in wanted for name in names])
-        at = 0
-        for key, names in zip(batch.keys, wanted, strict=True):
-            joined = b"".join(raw[at : at + len(names)])
-            at += len(names)
-            rows = np.frombuffer(joined, np.float32).reshape(-1, D + 3)
-            distance = ((rows[:, :D] - key) ** 2).sum(1)
-            weight = np.exp(-betas[:, None] * distance) * rows[:, -1]
-            weight @ rows[:, D : D + 2]
+        room = scratch(table, parameters.kernels, CANDIDATES, parameters.probes)
+        find_buckets(table, batch.keys, room)
+        looked_at = np.arange(parameters.probes) < room.found[:, None]
+        numbers, places = np.unique(room.wanted[looked_at], return_inverse=True)
+        raw: Any = client.mget([f"b:{number}" for number in numbers.tolist()])
+        fetched = np.frombuffer(b"".join(raw), bucket)
+        here = table._replace(**{name: np.ascontiguousarray(fetched[name]) for name in read})
+        room.wanted[looked_at] = places
+        hear_neighbours(
+            here, parameters, batch.keys, batch.predictions, memory.written, room, estimates
+        )
         times.append(time.perf_counter() - started)
+        local = memory.read(batch.keys, batch.predictions).estimates
+        np.testing.assert_array_equal(estimates[:, 1:kernels], local[:, 1:kernels])
     return {
         "p50_ms": float(np.quantile(times, 0.5) * 1e3),
         "p99_ms": float(np.quantile(times, 0.99) * 1e3),

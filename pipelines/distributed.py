@@ -8,7 +8,6 @@ reports, saves and publishes.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,8 +16,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pipelines.shared_sums import SharedSums
-
 
 @dataclass(frozen=True)
 class Group:
@@ -26,7 +23,6 @@ class Group:
 
     rank: int = 0
     size: int = 1
-    shared: SharedSums | None = None  # where all are on one machine
 
     @property
     def leads(self) -> bool:
@@ -71,7 +67,9 @@ class Group:
         if whole is not None:
             return loss * (weight / whole)
         mine = torch.as_tensor(weight, dtype=loss.dtype, device=loss.device).detach()
-        return loss * (mine / self.sum(mine.clone()))
+        total = mine.clone()
+        dist.all_reduce(total)
+        return loss * (mine / total)
 
     def sum_gradients(self, module: nn.Module) -> None:
         """Make every process's gradients the sum of all."""
@@ -82,16 +80,15 @@ class Group:
             if each.grad is None:  # this share did not reach it; another may have
                 each.grad = torch.zeros_like(each)
         gradients = [each.grad for each in parameters if each.grad is not None]
-        flat = self.sum(torch.cat([each.reshape(-1) for each in gradients]))
+        flat = torch.cat([each.reshape(-1) for each in gradients])
+        dist.all_reduce(flat)
         sizes = [each.numel() for each in gradients]
         for gradient, part in zip(gradients, torch.split(flat, sizes), strict=True):
             gradient.copy_(part.view_as(gradient))
 
     def sum(self, values: Tensor) -> Tensor:
-        """`values`, made the sum of every process's."""
-        if self.shared is not None and values.device.type == "cpu":
-            self.shared.add(values)
-        elif self.size > 1:
+        """The sum of every process's `values`."""
+        if self.size > 1:
             dist.all_reduce(values)
         return values
 
@@ -108,20 +105,6 @@ def process_group(device: str = "cpu") -> Iterator[Group]:
         return
     dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     try:
-        with _shared_sums(size) as shared:
-            yield Group(rank=dist.get_rank(), size=size, shared=shared)
+        yield Group(rank=dist.get_rank(), size=size)
     finally:
         dist.destroy_process_group()
-
-
-@contextmanager
-def _shared_sums(size: int) -> Iterator[SharedSums | None]:
-    on_one_machine = os.environ.get("LOCAL_WORLD_SIZE") == str(size)
-    if not on_one_machine or dist.get_backend() != "gloo" or sys.platform != "linux":
-        yield None
-        return
-    sums = SharedSums.of_process_group()
-    try:
-        yield sums
-    finally:
-        sums.close()

@@ -111,14 +111,9 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     return response
 
 
-def unexpected() -> ProblemError:
-    """500 for a failure that nobody foresaw."""
+async def _unexpected(request: Request, _: Exception) -> JSONResponse:
     return ProblemError(
         status=500,
         title="Internal error",
         detail="The service failed to answer; the failure is in its log.",
-    )
-
-
-async def _unexpected(request: Request, _: Exception) -> JSONResponse:
-    return unexpected().response(request.url.path)
+    ).response(request.url.path)

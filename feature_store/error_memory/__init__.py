@@ -6,8 +6,9 @@ experts estimate what the outcome will be, and mixes them with the model's own p
 each was worth lately. No gradient, no round trip.
 
 Enter at `memory.py` (`ErrorMemory`: read, write) with a `policy.py`. Underneath: `neighbours.py`
-(entries one by one), `sketches.py` (sums per bucket), `hashing.py`, `mixture.py`. `reference.py`
-says the same slowly. `log.py`, `replica.py`, `outcomes.py` and `events.py` are its state in Redis.
+(entries one by one) and `kernels.py` (what is heard of them), `sketches.py` (sums per bucket),
+`hashing.py`, `mixture.py`; `lanes.py` has the loops that numba cannot say. `reference.py` says the
+same slowly. `log.py`, `replica.py`, `outcomes.py` and `events.py` are its state in Redis.
 """
 
 from feature_store.error_memory.batch import ErrorBatch

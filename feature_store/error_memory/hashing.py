@@ -25,16 +25,11 @@ def source_id(name: str) -> int:
 
 
 @compiled
-def signs(key: FloatArray, planes: FloatArray, margins: FloatArray) -> int:
-    """The code of `key`, a bit per plane; the signed distances go to `margins`."""
+def code_of(margins: FloatArray) -> int:
+    """A bit per hyperplane: whether the key, at these signed distances, lies on its upper side."""
     code = np.uint64(0)
-    for bit in range(planes.shape[0]):
-        dot = np.float32(0.0)
-        for j in range(key.shape[0]):
-            dot += key[j] * planes[bit, j]
-        margins[bit] = dot
-        if dot > 0:
-            code |= np.uint64(1) << np.uint64(bit)
+    for bit in range(margins.shape[0]):
+        code |= np.uint64(margins[bit] > 0) << np.uint64(bit)
     return code  # type: ignore[return-value]
 
 

@@ -7,13 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_store.error_memory.compiled import compiled
-from feature_store.error_memory.neighbours import (
-    NOTHING,
-    Kernels,
-    Neighbours,
-    probed_buckets,
-)
+from feature_store.error_memory.compiled import allocating
+from feature_store.error_memory.kernels import Kernels
+from feature_store.error_memory.lanes import squared_distances
+from feature_store.error_memory.neighbours import NOTHING, Neighbours, probed_buckets
 
 FloatArray = NDArray[np.float32]
 # An entry counts as heard where its kernel weight is at least this.
@@ -50,16 +47,16 @@ def most_influential(
     ages = now - table.sequence[buckets, slots]
     weights = table.weights[buckets, slots]
     faded = np.exp(-kernels.rates[kernels.rate_of].astype(np.float64)[:, None] * ages)
-    error = table.labels[buckets, slots] - table.predictions[buckets, slots]
+    error = table.labels[buckets, :, slots] - table.predictions[buckets, :, slots]
     size = np.abs(error).sum(1) / (2 if error.shape[1] > 1 else 1)
     influence = (size * weights * (trust @ faded)).astype(np.float32)
     best = np.argsort(-influence, kind="stable")[:k]
-    at = buckets[best], slots[best]
+    at, across = (buckets[best], slots[best]), (buckets[best], slice(None), slots[best])
     return Influential(
         influence=influence[best],
-        keys=table.keys[at],
-        labels=table.labels[at],
-        predictions=table.predictions[at],
+        keys=table.keys.view(np.float16)[across].astype(np.float32),
+        labels=table.labels[across],
+        predictions=table.predictions[across],
         weights=weights[best],
         ages=ages[best],
         time_ms=table.time_ms[at],
@@ -68,7 +65,7 @@ def most_influential(
     )
 
 
-@compiled
+@allocating
 def count_heard(
     table: Neighbours,
     kernels: Kernels,
@@ -80,19 +77,17 @@ def count_heard(
     """How many entries are heard at each key (n, d), by the widest and slowest kernel."""
     beta, rate = kernels.betas.min(), kernels.rates.min()
     buckets = np.empty(probes, np.int64)
-    margins = np.empty(table.planes.shape[0], np.float32)
+    margins = np.empty(table.planes.shape[1], np.float32)
+    distances = np.empty(table.sequence.shape[1], np.float32)
     for i in range(keys.shape[0]):
         found = probed_buckets(table, keys[i], buckets, margins)
         for place in range(found):
             bucket = buckets[place]
-            for slot in range(table.sequence.shape[1]):
+            squared_distances(keys[i], table.keys[bucket], distances)
+            for slot in range(distances.shape[0]):
                 if table.sequence[bucket, slot] == NOTHING:
                     continue
-                distance = np.float32(0.0)
-                for j in range(keys.shape[1]):
-                    step = keys[i, j] - table.keys[bucket, slot, j]
-                    distance += step * step
                 age = now - table.sequence[bucket, slot]
-                weight = table.weights[bucket, slot] * np.exp(-beta * distance - rate * age)
+                weight = table.weights[bucket, slot] * np.exp(-beta * distances[slot] - rate * age)
                 if weight >= _HEARD:
                     out[i] += 1

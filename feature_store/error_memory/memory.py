@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from feature_store.error_memory.batch import ErrorBatch
 from feature_store.error_memory.influence import Influential, count_heard, most_influential
 from feature_store.error_memory.mixture import empty_mixture, gate_open
-from feature_store.error_memory.neighbours import NOTHING, empty_neighbours
+from feature_store.error_memory.neighbours import NOTHING, empty_neighbours, half_bits
 from feature_store.error_memory.passes import (
     count_moved,
     learn_weights,
@@ -162,7 +162,8 @@ class ErrorMemory:
         if losses.shape[1] != policy.n_experts + 1:
             losses = np.full((len(batch), policy.n_experts + 1), np.nan, np.float32)
         gate_rate = 0.0 if policy.gate_half_life is None else np.log(2) / policy.gate_half_life
-        slots = self._neighbours.keys.shape[1]
+        slots = self._neighbours.keys.shape[2]
+        halved = half_bits(batch.keys)
         for start in range(0, len(batch), _WRITTEN_AT_ONCE):
             part = slice(start, start + _WRITTEN_AT_ONCE)
             with self._lock:
@@ -178,6 +179,7 @@ class ErrorMemory:
                     write_neighbours(
                         self._neighbours,
                         batch.keys[part],
+                        halved[part],
                         batch.labels[part],
                         batch.predictions[part],
                         weights,

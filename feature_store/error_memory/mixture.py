@@ -50,12 +50,12 @@ def estimate(
     n_classes = prediction.shape[0]
     weight = sums[0]
     total = np.float32(0.0)
-    trust = weight / (weight + np.float32(evidence))
     one = np.float32(1.0)
+    trust, inverse = weight / (weight + np.float32(evidence)), one / weight
     for c in range(n_classes):
         value = prediction[c]
         if weight > 0:
-            label, before = sums[1 + c] / weight, sums[1 + n_classes + c] / weight
+            label, before = sums[1 + c] * inverse, sums[1 + n_classes + c] * inverse
             new = np.float32(gamma) * (label - value)
             new += (one - np.float32(gamma)) * (label - before)
             value = min(max(value + trust * new, np.float32(0.0)), one)

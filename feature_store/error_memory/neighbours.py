@@ -2,7 +2,11 @@
 
 An entry belongs to the bucket that the SimHash of its key names. A full bucket forgets its own
 oldest entry, so a kind of prediction that is rare keeps its history while a frequent one turns
-over, and no key can take more than a bucket. A read looks at a few contiguous buckets.
+over, and no key can take more than a bucket. A read looks at a few contiguous buckets, in which
+the slots come last: what is done with all entries of a bucket then uses the machine's vectors.
+
+Keys are kept as half floats, which is what comes over the wire (`wire.py`): a read of many waits
+for memory above all, and half of what it waited for were keys.
 """
 
 from __future__ import annotations
@@ -13,22 +17,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_store.error_memory.compiled import compiled
-from feature_store.error_memory.hashing import bucket_of, hyperplanes, signs
+from feature_store.error_memory.hashing import bucket_of, code_of, hyperplanes
+from feature_store.error_memory.lanes import ask_for, products
 
 FloatArray = NDArray[np.float32]
+HalfBits = NDArray[np.uint16]
 NOTHING = -1
-# exp(-12) = 6e-6: a bucket whose entries are all further away is passed over.
-_NEGLIGIBLE = 12.0
 
 
 class Neighbours(NamedTuple):
     """N buckets of S slots."""
 
-    planes: FloatArray  # (bits, d)
-    keys: FloatArray  # (N, S, d)
-    labels: FloatArray  # (N, S, C)
-    predictions: FloatArray  # (N, S, C)
-    weights: FloatArray  # (N, S)
+    planes: FloatArray  # (d, bits)
+    keys: HalfBits  # (N, d, S) bits of float16; infinity where a slot is free
+    labels: FloatArray  # (N, C, S)
+    predictions: FloatArray  # (N, C, S)
+    weights: FloatArray  # (N, S), 0 where a slot is free
     sequence: NDArray[np.int64]  # (N, S) number of the write, or NOTHING
     sources: NDArray[np.uint64]  # (N, S)
     feedback_ids: NDArray[np.uint64]  # (N, S)
@@ -41,16 +45,22 @@ def empty_neighbours(
     """A table without entries."""
     shape = (n_buckets, slots)
     return Neighbours(
-        planes=hyperplanes(bits, d, seed=seed),
-        keys=np.zeros((*shape, d), np.float32),
-        labels=np.zeros((*shape, n_classes), np.float32),
-        predictions=np.zeros((*shape, n_classes), np.float32),
+        planes=np.ascontiguousarray(hyperplanes(bits, d, seed=seed).T),
+        keys=np.full((n_buckets, d, slots), np.inf, np.float16).view(np.uint16),
+        labels=np.zeros((n_buckets, n_classes, slots), np.float32),
+        predictions=np.zeros((n_buckets, n_classes, slots), np.float32),
         weights=np.zeros(shape, np.float32),
         sequence=np.full(shape, NOTHING, np.int64),
         sources=np.zeros(shape, np.uint64),
         feedback_ids=np.zeros(shape, np.uint64),
         time_ms=np.zeros(shape, np.int64),
     )
+
+
+def half_bits(keys: FloatArray) -> HalfBits:
+    """Keys as the table keeps them: the bits of the nearest float16, none of them infinite."""
+    largest = np.finfo(np.float16).max
+    return np.clip(keys, -largest, largest).astype(np.float16).view(np.uint16)
 
 
 @compiled
@@ -74,6 +84,7 @@ def slot_for(table: Neighbours, bucket: int, source: int, most_of_source: int) -
 def write_neighbour(
     table: Neighbours,
     key: FloatArray,
+    halved: HalfBits,
     label: FloatArray,
     prediction: FloatArray,
     weight: float,
@@ -84,12 +95,15 @@ def write_neighbour(
     most_of_source: int,
     margins: FloatArray,
 ) -> None:
-    """Store one entry."""
-    bucket = bucket_of(signs(key, table.planes, margins), table.keys.shape[0])
+    """Store one entry; `halved` is its key as the table keeps it."""
+    products(key, table.planes, margins)
+    bucket = bucket_of(code_of(margins), table.keys.shape[0])
     slot = slot_for(table, bucket, source, most_of_source)
-    table.keys[bucket, slot] = key
-    table.labels[bucket, slot] = label
-    table.predictions[bucket, slot] = prediction
+    for j in range(halved.shape[0]):
+        table.keys[bucket, j, slot] = halved[j]
+    for c in range(label.shape[0]):
+        table.labels[bucket, c, slot] = label[c]
+        table.predictions[bucket, c, slot] = prediction[c]
     table.weights[bucket, slot] = weight
     table.sequence[bucket, slot] = number
     table.sources[bucket, slot] = source
@@ -102,8 +116,9 @@ def probed_buckets(
     table: Neighbours, key: FloatArray, buckets: NDArray[np.int64], margins: FloatArray
 ) -> int:
     """Fill `buckets` with those to look at, nearest first and each once; returns how many."""
-    n_buckets, bits = table.keys.shape[0], table.planes.shape[0]
-    code = np.uint64(signs(key, table.planes, margins))
+    n_buckets, bits = table.keys.shape[0], table.planes.shape[1]
+    products(key, table.planes, margins)
+    code = np.uint64(code_of(margins))
     buckets[0] = bucket_of(code, n_buckets)  # type: ignore[arg-type]
     found = 1
     for _ in range(min(buckets.shape[0] - 1, bits)):
@@ -122,124 +137,11 @@ def probed_buckets(
     return found
 
 
-class Kernels(NamedTuple):
-    """The kernels of a policy, and room to work in."""
-
-    betas: FloatArray  # (B,) each once
-    rates: FloatArray  # (H,) ln 2 / half-life, each once
-    beta_of: NDArray[np.int64]  # (kernels,) place in betas
-    rate_of: NDArray[np.int64]  # (kernels,) place in rates
-
-
-class Scratch(NamedTuple):
-    """Room for one reader."""
-
-    buckets: NDArray[np.int64]  # (probes,)
-    margins: FloatArray  # (bits,)
-    distances: FloatArray  # (S,)
-    near: FloatArray  # (B, S) exp(-β distance) · weight
-    fresh: FloatArray  # (H, S) 2^(-age / half-life)
-    powers: NDArray[np.int32]  # (S,) bits of powers of two
-    powers_as_float: FloatArray  # (S,) the same memory
-
-
 @compiled
-def scratch(table: Neighbours, kernels: Kernels, probes: int) -> Scratch:
-    """Room for one reader of `table`."""
-    slots = table.sequence.shape[1]
-    powers = np.empty(slots, np.int32)
-    return Scratch(
-        np.empty(probes, np.int64),
-        np.empty(table.planes.shape[0], np.float32),
-        np.empty(slots, np.float32),
-        np.empty((kernels.betas.shape[0], slots), np.float32),
-        np.empty((kernels.rates.shape[0], slots), np.float32),
-        powers,
-        powers.view(np.float32),
-    )
-
-
-@compiled
-def exp_all(
-    scale: float,
-    values: FloatArray,
-    out: FloatArray,
-    powers: NDArray[np.int32],
-    as_float: FloatArray,
-) -> None:
-    """out = exp(scale · values) for arguments of at most 0, to a relative 3e-7.
-
-    2^y = 2^floor(y) · 2^(y - floor(y)): the first by the bits of a float's exponent, the second by
-    a polynomial. Unlike a call of exp, the loop uses the machine's vectors.
-    """
-    factor = np.float32(scale) * np.float32(1.4426950408889634)
-    for i in range(values.shape[0]):
-        y = max(factor * values[i], np.float32(-126.0))
-        whole = np.floor(y)
-        powers[i] = (np.int32(whole) + np.int32(127)) << np.int32(23)
-        f = y - whole
-        out[i] = np.float32(0.9999999) + f * (
-            np.float32(0.69315308)
-            + f
-            * (
-                np.float32(0.24015361)
-                + f
-                * (
-                    np.float32(0.055826318)
-                    + f * (np.float32(0.0089893397) + f * np.float32(0.0018775767))
-                )
-            )
-        )
-    for i in range(values.shape[0]):
-        out[i] *= as_float[i]
-
-
-@compiled
-def sum_neighbours(
-    table: Neighbours,
-    key: FloatArray,
-    now: int,
-    kernels: Kernels,
-    room: Scratch,
-    out: FloatArray,  # (kernels, 1 + 2C), added to
-) -> None:
-    """Add each kernel's Σ w, Σ w·label, Σ w·prediction over the looked-at buckets."""
-    d, slots, n_classes = key.shape[0], table.keys.shape[1], table.labels.shape[2]
-    furthest = np.float32(_NEGLIGIBLE) / kernels.betas.min()
-    found = probed_buckets(table, key, room.buckets, room.margins)
-    distances = room.distances
-    for place in range(found):
-        bucket = room.buckets[place]
-        nearest = np.float32(np.inf)
-        for slot in range(slots):
-            distance = np.float32(0.0)
-            for j in range(d):
-                step = key[j] - table.keys[bucket, slot, j]
-                distance += step * step
-            distances[slot] = distance
-            if table.sequence[bucket, slot] != NOTHING:
-                nearest = min(nearest, distance)
-        if nearest > furthest:
-            continue
-        for i in range(kernels.betas.shape[0]):
-            exp_all(-kernels.betas[i], distances, room.near[i], room.powers, room.powers_as_float)
-            for slot in range(slots):  # an empty slot has no weight
-                room.near[i, slot] *= table.weights[bucket, slot]
-        for slot in range(slots):
-            distances[slot] = np.float32(now - table.sequence[bucket, slot])
-        for i in range(kernels.rates.shape[0]):
-            exp_all(-kernels.rates[i], distances, room.fresh[i], room.powers, room.powers_as_float)
-        for i in range(kernels.beta_of.shape[0]):
-            near, fresh = room.near[kernels.beta_of[i]], room.fresh[kernels.rate_of[i]]
-            total = np.float32(0.0)
-            for slot in range(slots):
-                distances[slot] = near[slot] * fresh[slot]
-                total += distances[slot]
-            out[i, 0] += total
-            for c in range(n_classes):
-                labels, predictions = np.float32(0.0), np.float32(0.0)
-                for slot in range(slots):
-                    labels += distances[slot] * table.labels[bucket, slot, c]
-                    predictions += distances[slot] * table.predictions[bucket, slot, c]
-                out[i, 1 + c] += labels
-                out[i, 1 + n_classes + c] += predictions
+def ask_for_bucket(table: Neighbours, bucket: int) -> None:
+    """Begin to fetch from memory what a read looks at in a bucket, and do not wait for it."""
+    ask_for(table.keys, bucket)
+    ask_for(table.weights, bucket)
+    ask_for(table.sequence, bucket)
+    ask_for(table.labels, bucket)
+    ask_for(table.predictions, bucket)

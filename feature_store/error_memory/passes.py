@@ -7,14 +7,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_store.error_memory.compiled import compiled
+from feature_store.error_memory.compiled import allocating, compiled
 from feature_store.error_memory.hashing import bucket_of
+from feature_store.error_memory.kernels import Kernels, Scratch, scratch, sum_neighbours
 from feature_store.error_memory.mixture import Mixture, estimate, gate_open, learn
 from feature_store.error_memory.neighbours import (
-    Kernels,
+    HalfBits,
     Neighbours,
-    scratch,
-    sum_neighbours,
+    ask_for_bucket,
+    probed_buckets,
     write_neighbour,
 )
 from feature_store.error_memory.policy import MemoryPolicy
@@ -57,7 +58,7 @@ def read_parameters(policy: MemoryPolicy, *, by_class: bool) -> Parameters:
     )
 
 
-@compiled
+@allocating
 def read_neighbours(
     table: Neighbours,
     parameters: Parameters,
@@ -67,21 +68,47 @@ def read_neighbours(
     estimates: FloatArray,
 ) -> None:
     """The base's and the kernels' estimates of n predictions into `estimates` (n, E, C)."""
-    n_classes, n_kernels = predictions.shape[1], parameters.kernels.beta_of.shape[0]
-    room = scratch(table, parameters.kernels, parameters.probes)
-    sums = np.empty((n_kernels, 1 + 2 * n_classes), np.float32)
-    for i in range(keys.shape[0]):
-        estimates[i, 0] = predictions[i]
-        if n_kernels == 0:
-            continue
-        sums[:] = 0.0
-        sum_neighbours(table, keys[i], now, parameters.kernels, room, sums)
-        for e in range(n_kernels):
-            gamma = parameters.gammas[e]
-            estimate(sums[e], predictions[i], gamma, parameters.evidence, estimates[i, 1 + e])
+    estimates[:, 0] = predictions
+    room = scratch(table, parameters.kernels, keys.shape[0], parameters.probes)
+    if len(parameters.kernels.beta_of) > 0:
+        find_buckets(table, keys, room)
+        hear_neighbours(table, parameters, keys, predictions, now, room, estimates)
 
 
 @compiled
+def find_buckets(table: Neighbours, keys: FloatArray, room: Scratch) -> None:
+    """Which buckets a read of n keys looks at, into `room.wanted` and `room.found`."""
+    for i in range(keys.shape[0]):
+        room.found[i] = probed_buckets(table, keys[i], room.wanted[i], room.margins)
+
+
+@compiled
+def hear_neighbours(
+    table: Neighbours,
+    parameters: Parameters,
+    keys: FloatArray,
+    predictions: FloatArray,
+    now: int,
+    room: Scratch,
+    estimates: FloatArray,
+) -> None:
+    """The kernels' estimates from the buckets that were found. While those of one key are read,
+    memory brings those of the next."""
+    n, kernels = keys.shape[0], parameters.kernels
+    for following in range(n + 1):
+        if following < n:
+            for place in range(room.found[following]):
+                ask_for_bucket(table, room.wanted[following, place])
+        if following == 0:
+            continue
+        i = following - 1
+        sum_neighbours(table, keys[i], room.wanted[i, : room.found[i]], now, kernels, room)
+        for e in range(kernels.beta_of.shape[0]):
+            gamma, into = parameters.gammas[e], estimates[i, 1 + e]
+            estimate(room.sums[e], predictions[i], gamma, parameters.evidence, into)
+
+
+@allocating
 def read_sketch(
     table: SketchTable,
     expert: int,
@@ -137,10 +164,11 @@ def count_moved(predictions: FloatArray, estimates: FloatArray, n_experts: int) 
     return moved
 
 
-@compiled
+@allocating
 def write_neighbours(
     table: Neighbours,
     keys: FloatArray,
+    halved: HalfBits,
     labels: FloatArray,
     predictions: FloatArray,
     weights: FloatArray,
@@ -151,12 +179,13 @@ def write_neighbours(
     most_of_source: int,
 ) -> None:
     """Store a batch; an entry without weight is left out."""
-    margins = np.empty(table.planes.shape[0], np.float32)
+    margins = np.empty(table.planes.shape[1], np.float32)
     for i in range(keys.shape[0]):
         if weights[i] > 0:
             write_neighbour(
                 table,
                 keys[i],
+                halved[i],
                 labels[i],
                 predictions[i],
                 weights[i],
@@ -169,7 +198,7 @@ def write_neighbours(
             )
 
 
-@compiled
+@allocating
 def write_to_sketch(
     table: SketchTable,
     keys: FloatArray,

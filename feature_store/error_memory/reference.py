@@ -23,6 +23,7 @@ Vector = NDArray[np.float64]
 class _Entry:
     number: int
     key: Vector
+    kept_key: Vector  # as a half float, which the kernels measure distances to
     label: Vector
     prediction: Vector
     weight: float
@@ -54,6 +55,7 @@ class ReferenceMemory:
             entry = _Entry(
                 len(self.entries),
                 batch.keys[i].astype(np.float64),
+                batch.keys[i].astype(np.float16).astype(np.float64),
                 batch.labels[i].astype(np.float64),
                 batch.predictions[i].astype(np.float64),
                 float(batch.weights[i]),
@@ -78,7 +80,7 @@ class ReferenceMemory:
         for kernel in policy.kernels:
             weights = [
                 entry.weight
-                * math.exp(-kernel.beta * float(((key - entry.key) ** 2).sum()))
+                * math.exp(-kernel.beta * float(((key - entry.kept_key) ** 2).sum()))
                 * 0.5 ** ((now - entry.number) / kernel.half_life)
                 for entry in near
             ]

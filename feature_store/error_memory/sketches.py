@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_store.error_memory.compiled import compiled
-from feature_store.error_memory.hashing import bucket_of, hyperplanes, signs
+from feature_store.error_memory.hashing import bucket_of, code_of, hyperplanes
+from feature_store.error_memory.lanes import products
 
 FloatArray = NDArray[np.float32]
 
@@ -19,7 +20,7 @@ FloatArray = NDArray[np.float32]
 class SketchTable(NamedTuple):
     """T hashes of one sketch."""
 
-    planes: FloatArray  # (T, bits, d)
+    planes: FloatArray  # (d, T · bits)
     sums: FloatArray  # (T, N, 1 + 2C): Σ w, Σ w·label, Σ w·prediction, as of `updated`
     updated: NDArray[np.int64]  # (T, N) number of the write
     rate: float  # ln 2 / half-life, 0 without decay
@@ -30,7 +31,7 @@ def empty_sketch(
 ) -> SketchTable:
     """A sketch without entries."""
     return SketchTable(
-        planes=hyperplanes(tables * bits, d, seed=seed).reshape(tables, bits, d),
+        planes=np.ascontiguousarray(hyperplanes(tables * bits, d, seed=seed).T),
         sums=np.zeros((tables, 2**bits, 1 + 2 * n_classes), np.float32),
         updated=np.zeros((tables, 2**bits), np.int64),
         rate=0.0 if half_life is None else float(np.log(2) / half_life),
@@ -48,10 +49,11 @@ def write_sketch(
     margins: FloatArray,
 ) -> None:
     """Add one entry to its bucket of every hash."""
-    n_classes = label.shape[0]
-    for t in range(table.sums.shape[0]):
-        code = signs(key, table.planes[t], margins)
-        bucket = bucket_of(code, table.sums.shape[1])
+    n_classes, (tables, n_buckets) = label.shape[0], table.updated.shape
+    products(key, table.planes, margins)
+    bits = margins.shape[0] // tables
+    for t in range(tables):
+        bucket = bucket_of(code_of(margins[t * bits : (t + 1) * bits]), n_buckets)
         age = np.float32(number - table.updated[t, bucket])
         kept = np.float32(np.exp(-np.float32(table.rate) * age))
         table.updated[t, bucket] = number
@@ -67,10 +69,11 @@ def sum_sketch(
     table: SketchTable, key: FloatArray, now: int, margins: FloatArray, out: FloatArray
 ) -> None:
     """Add to `out` (1 + 2C,) the sums of the key's bucket, averaged over the hashes."""
-    tables = table.sums.shape[0]
+    tables, n_buckets = table.updated.shape
+    products(key, table.planes, margins)
+    bits = margins.shape[0] // tables
     for t in range(tables):
-        code = signs(key, table.planes[t], margins)
-        bucket = bucket_of(code, table.sums.shape[1])
+        bucket = bucket_of(code_of(margins[t * bits : (t + 1) * bits]), n_buckets)
         age = np.float32(now - table.updated[t, bucket])
         kept = np.float32(np.exp(-np.float32(table.rate) * age)) / np.float32(tables)
         for i in range(out.shape[0]):
