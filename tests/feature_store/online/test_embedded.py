@@ -1,7 +1,9 @@
+import logging
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -10,6 +12,30 @@ import pytest
 import redis
 
 from feature_store.online import EmbeddedRedis, EmbeddedRedisError, connect
+from feature_store.online.embedded import MEMORY_SHARE, memory_bytes
+from tests.patience import within
+
+# 10,000 keys at 0.4 ms load for four seconds. It answers every 1,024 keys.
+KEYS, SLOW = 10_000, {"key-load-delay": "400"}
+
+eventually = within(30)
+
+
+def fill(server):
+    pipeline = connect(server.url, timeout_s=20).pipeline()
+    for number in range(KEYS):
+        pipeline.set(str(number), "kept")
+    pipeline.execute()
+
+
+def is_loading(server):
+    try:
+        connect(server.url, timeout_s=5).ping()
+    except redis.exceptions.BusyLoadingError:
+        return True
+    except redis.RedisError:
+        pass
+    return False
 
 
 @pytest.fixture
@@ -86,3 +112,53 @@ def test_a_server_that_is_killed_is_started_again_with_its_data(short_directory)
                 assert time.monotonic() < deadline, "it was not started again"
     with pytest.raises(redis.ConnectionError):
         client.ping()
+
+
+def test_a_server_is_waited_for_while_it_loads_and_that_is_said_once(short_directory, caplog):
+    with EmbeddedRedis(short_directory) as server:
+        fill(server)
+    began, timeout_s = time.monotonic(), 2.0
+    with (
+        caplog.at_level(logging.WARNING),
+        EmbeddedRedis(short_directory, options=SLOW, start_timeout_s=timeout_s) as server,
+    ):
+        assert time.monotonic() - began > 1.5 * timeout_s
+        assert connect(server.url, timeout_s=5).dbsize() == KEYS
+    assert [each.message for each in caplog.records if "still loads" in each.message] == [
+        f"the embedded Redis still loads {short_directory}: waiting"
+    ]
+
+
+def test_a_server_that_is_loading_is_shared_and_can_be_stopped(short_directory):
+    with EmbeddedRedis(short_directory, options=SLOW) as first:
+        fill(first)
+        first._process.kill()
+        eventually(lambda: is_loading(first))
+        with EmbeddedRedis(short_directory) as second:
+            assert not second.owned
+            assert connect(second.url, timeout_s=5).dbsize() == KEYS
+        first._process.kill()
+        eventually(lambda: is_loading(first))
+        loading = psutil.Process(first._process.pid)
+        stopping = threading.Thread(target=first.stop)
+        stopping.start()
+        loading.wait(timeout=2)  # it had four seconds to go
+        stopping.join()
+
+
+def test_a_server_that_is_not_heard_of_is_given_up(short_directory):
+    elsewhere = {"unixsocket": str(short_directory / "elsewhere.sock")}
+    server = EmbeddedRedis(short_directory, options=elsewhere, start_timeout_s=0.5)
+    with pytest.raises(EmbeddedRedisError, match=r"redis\.log"):
+        server.start()
+    assert not server.owned
+    with pytest.raises(redis.ConnectionError):
+        connect(f"unix://{elsewhere['unixsocket']}").ping()
+
+
+def test_it_takes_a_share_of_the_memory_and_then_refuses(short_directory):
+    with EmbeddedRedis(short_directory) as server:
+        settings = connect(server.url, timeout_s=5).config_get("maxmemory*")
+    assert settings["maxmemory"] == str(int(MEMORY_SHARE * memory_bytes()))
+    assert settings["maxmemory-policy"] == "noeviction"
+    assert 0 < memory_bytes() <= psutil.virtual_memory().total
