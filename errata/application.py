@@ -6,7 +6,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import redis
-from fastapi import FastAPI
 
 from errata.kafka_topics import SCHEME, TopicAddress
 from errata.labels import with_labels
@@ -20,6 +19,7 @@ from feature_store.online.messages import MessageSource, RedisMessages
 from feature_store.registry import Registry
 from services import dashboard
 from services.access import Traced
+from services.application import Application
 from services.classify.app import create_app as create_traffic
 from services.classify.service import ClassifyService
 from services.classify.settings import ClassifySettings
@@ -41,7 +41,7 @@ def application(
     traffic: ClassifySettings | None = None,
     *,
     labels_stream: str | None = None,
-) -> FastAPI:
+) -> Application:
     """The routes of the API, and behind them the dashboard at `/`; traced where OTEL_* says so.
     `labels_stream`: outcomes also come from this Redis Stream, or `kafka://HOST:PORT/TOPIC`."""
     app = create_app(settings)
@@ -72,7 +72,7 @@ def application(
     if (tracer := tracer_of()) is not None:
         traced(app, tracer)
     if settings.pseudonyms is not None:
-        app.add_middleware(PathsUnderPseudonym, pseudonyms=settings.pseudonyms)
+        app.before(PathsUnderPseudonym, pseudonyms=settings.pseudonyms)
     return app
 
 
@@ -91,7 +91,7 @@ def _messages(stream: str, settings: ServeSettings) -> MessageSource:
     )
 
 
-def traced(app: FastAPI, tracer: Tracer) -> None:
+def traced(app: Application, tracer: Tracer) -> None:
     """Have every request and every stage of a recommendation make a span."""
     app.state.service.telemetry.tracer = tracer
-    app.add_middleware(Traced, tracer=tracer)
+    app.before(Traced, tracer=tracer)

@@ -10,6 +10,7 @@ import orjson
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from services.application import Application
 from services.classify.app import CLASSIFY, LABELS, VERDICTS
 from services.classify.service import ClassifyService
 
@@ -17,7 +18,7 @@ FEEDBACK = "/v1/feedback"
 LARGEST_LABEL_BYTES = 256_000
 
 
-def with_traffic(app: FastAPI, traffic: FastAPI) -> FastAPI:
+def with_traffic(app: Application, traffic: FastAPI) -> Application:
     """`app`, which now also answers the routes of `traffic`, starts and stops it, describes it in
     its OpenAPI document and shows its metrics."""
     lifespan = app.router.lifespan_context
@@ -39,7 +40,7 @@ def with_traffic(app: FastAPI, traffic: FastAPI) -> FastAPI:
     app.router.lifespan_context = both
     app.openapi = merged  # type: ignore[method-assign]
     # Outermost: an upload has bounds of its own.
-    app.add_middleware(_ByPath, traffic=traffic)
+    app.before(_ByPath, traffic=traffic)
     service: ClassifyService = traffic.state.classify
     app.state.service.telemetry.registry.register(service)
     app.state.ends_at_exit = [service.hub.close]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -64,3 +65,44 @@ def _copy_bytes(_: Any, out: Any, at: Any, text: Any, begin: Any, n: Any) -> Any
 # Inside a compiled function, (out, at, text, begin, n): out[at : at + n] = text[begin : begin + n],
 # of contiguous uint8 arrays that do not overlap there. A loop takes nanoseconds a byte.
 copy_bytes: Callable[..., None] = intrinsic(_copy_bytes)
+
+
+def _pointer(_: Any, address: Any) -> Any:
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    return types.voidptr(address), emit
+
+
+_at: Any = intrinsic(_pointer)
+
+
+@numba.njit(inline="always")
+def array_at(address: Any, shape: Any, dtype: Any) -> Any:
+    """Inside a compiled function, the memory at `address` (uint64) as a contiguous array; whoever
+    owns it must outlive that."""
+    return numba.carray(_at(address), shape, dtype)  # type: ignore[attr-defined]
+
+
+def _prefetch(_: Any, array: Any, at: Any) -> Any:
+    del at
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        whole, place = arguments
+        start = context.make_array(signature.args[0])(context, builder, whole).data
+        pointer_type, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        declared = ir.FunctionType(ir.VoidType(), [pointer_type, number, number, number])
+        insert: Any = cgutils.get_or_insert_function
+        function = insert(builder.module, declared, "llvm.prefetch.p0")
+        where = builder.bitcast(builder.gep(start, [place]), pointer_type)
+        to_read, closest, data = (ir.Constant(number, each) for each in (0, 3, 1))
+        builder.call(function, [where, to_read, closest, data])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), emit
+
+
+# Inside a compiled function, (array, at): begin to bring the cache line of a contiguous array's
+# element `at`, counted flat. Where memory is read in no order, waiting for it costs more than what
+# is done with it.
+prefetch: Callable[..., None] = intrinsic(_prefetch)

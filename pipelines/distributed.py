@@ -8,6 +8,7 @@ reports, saves and publishes.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from pipelines.shared_sums import SharedSums
+
 
 @dataclass(frozen=True)
 class Group:
@@ -23,6 +26,7 @@ class Group:
 
     rank: int = 0
     size: int = 1
+    shared: SharedSums | None = None  # where all are on one machine
 
     @property
     def leads(self) -> bool:
@@ -67,9 +71,7 @@ class Group:
         if whole is not None:
             return loss * (weight / whole)
         mine = torch.as_tensor(weight, dtype=loss.dtype, device=loss.device).detach()
-        total = mine.clone()
-        dist.all_reduce(total)
-        return loss * (mine / total)
+        return loss * (mine / self.sum(mine.clone()))
 
     def sum_gradients(self, module: nn.Module) -> None:
         """Make every process's gradients the sum of all."""
@@ -80,15 +82,16 @@ class Group:
             if each.grad is None:  # this share did not reach it; another may have
                 each.grad = torch.zeros_like(each)
         gradients = [each.grad for each in parameters if each.grad is not None]
-        flat = torch.cat([each.reshape(-1) for each in gradients])
-        dist.all_reduce(flat)
+        flat = self.sum(torch.cat([each.reshape(-1) for each in gradients]))
         sizes = [each.numel() for each in gradients]
         for gradient, part in zip(gradients, torch.split(flat, sizes), strict=True):
             gradient.copy_(part.view_as(gradient))
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum of every process's `values`."""
-        if self.size > 1:
+        """`values`, made the sum of every process's."""
+        if self.shared is not None and values.device.type == "cpu":
+            self.shared.add(values)
+        elif self.size > 1:
             dist.all_reduce(values)
         return values
 
@@ -105,6 +108,20 @@ def process_group(device: str = "cpu") -> Iterator[Group]:
         return
     dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     try:
-        yield Group(rank=dist.get_rank(), size=size)
+        with _shared_sums(size) as shared:
+            yield Group(rank=dist.get_rank(), size=size, shared=shared)
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def _shared_sums(size: int) -> Iterator[SharedSums | None]:
+    on_one_machine = os.environ.get("LOCAL_WORLD_SIZE") == str(size)
+    if not on_one_machine or dist.get_backend() != "gloo" or sys.platform != "linux":
+        yield None
+        return
+    sums = SharedSums.of_process_group()
+    try:
+        yield sums
+    finally:
+        sums.close()

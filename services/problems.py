@@ -111,9 +111,14 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     return response
 
 
-async def _unexpected(request: Request, _: Exception) -> JSONResponse:
+def unexpected() -> ProblemError:
+    """500 for a failure that nobody foresaw."""
     return ProblemError(
         status=500,
         title="Internal error",
         detail="The service failed to answer; the failure is in its log.",
-    ).response(request.url.path)
+    )
+
+
+async def _unexpected(request: Request, _: Exception) -> JSONResponse:
+    return unexpected().response(request.url.path)

@@ -53,7 +53,9 @@ class Scoring(BaseModel):
     Attributes:
         temperature: of the softmax that the towers were trained with.
         length_power: of the tail.
-        candidates: how many nearest vectors are fetched before the bias re-ranks them.
+        candidates: how many rows are fetched from the index for the lists, and for whatever else
+            re-ranks them; more than are served where the index finds nearest vectors, to which the
+            bias is added later.
         tuned_k: the length of the list that `candidates` was measured to be enough for; longer
             lists fetch more in proportion. None where nothing was measured.
         popularity_share: how far short histories lean on popularity.
@@ -286,6 +288,11 @@ class RecommenderEdition:
         return blend(scored, self._log_popularity[rows], shares[who])
 
     @cached_property
+    def _offset(self) -> FloatArray:
+        """(n,) what search adds to inner products: the sum is the score times its temperature."""
+        return self.bias * np.float32(self.scoring.temperature)
+
+    @cached_property
     def _log_popularity(self) -> FloatArray:
         return np.log1p(self.popularity)
 
@@ -341,13 +348,18 @@ class RecommenderEdition:
         n = min(n, len(self.index))
         if isinstance(allowed, np.ndarray):
             allowed = RowFilter(allowed)
-        cosines, rows = self.index.search(users, n, allowed=allowed, hidden=hidden, at_least=k)
-        scores = cosines / self.scoring.temperature + self.bias[rows]  # -inf stays -inf
+        products, rows = self.index.search(
+            users, n, offset=self._offset, allowed=allowed, hidden=hidden, at_least=k
+        )
+        scores = products / np.float32(self.scoring.temperature)  # -inf stays -inf
+        leaning = np.flatnonzero(shares).tolist()
+        if self.lists is None and not leaning:
+            return scores, rows
         if self.lists is not None:
             scores, rows = self._united(
                 self.lists, scores, rows, users, histories, max(REACHED, 2 * k), allowed, hidden
             )
-        for user in np.flatnonzero(shares).tolist():
+        for user in leaning:
             popular = self._most_popular(n, allowed, None if hidden is None else hidden[user])
             scores[user], rows[user] = self._leaning(
                 users[user], float(shares[user]), scores[user], rows[user], popular, histories, user

@@ -15,12 +15,14 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from feature_store.compiled import compiler
+from feature_store.compiled import compiler, prefetch
 from models.recommender.user_tower import UserTower
 
 FloatArray = NDArray[np.float32]
 # Sums may be reordered, so that they use the machine's vectors.
 compiled = compiler(Path(__file__).parent, fastmath={"reassoc", "contract", "nsz"})
+# Floats of a cache line, and so many items of a history ahead are their vectors sent for.
+_LINE, _AHEAD = 16, 4
 _EPSILON = 1e-12  # as torch's normalize
 _ROOT_HALF = np.float32(0.5**0.5)
 
@@ -94,6 +96,10 @@ def _read_histories(
         known[b, : n_types * d] = 0.0
         counts[:] = 0
         for e in range(indptr[b], indptr[b + 1]):
+            if e + _AHEAD < len(indices):
+                ahead = np.int64(indices[e + _AHEAD]) * d
+                for k in range(0, d, _LINE):
+                    prefetch(vectors, ahead + k)
             row, weight = indices[e], weights[e]
             at = types[row] * d
             counts[types[row]] += 1

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from feature_store.vectors import gpu
 from feature_store.vectors.backend import load_faiss
 from feature_store.vectors.filters import BoolArray, IntArray, RowFilter
+from feature_store.vectors.listed import Lists
 from feature_store.vectors.sifting import without
 from feature_store.vectors.spec import IndexSpec, Kind
 
@@ -124,6 +125,17 @@ class VectorIndex:
         self.effort = _effort(self._index, self.kind)
 
     @cached_property
+    def _scanned(self) -> Lists | None:
+        """The lists that a search scans by itself; None where FAISS searches."""
+        return Lists(self._index) if self.kind == "ivf" and self.device == "cpu" else None
+
+    @property
+    def best_by_sum(self) -> bool:
+        """Whether a search with offsets finds the best by the sum: it need not fetch more rows than
+        are wanted."""
+        return self._scanned is not None
+
+    @cached_property
     def max_breadth(self) -> int:
         """The largest breadth that changes anything."""
         if self.kind in ("ivf", "ivfpq"):
@@ -147,6 +159,7 @@ class VectorIndex:
         queries: FloatArray,
         k: int,
         *,
+        offset: FloatArray | None = None,
         allowed: RowFilter | BoolArray | None = None,
         hidden: Sequence[IntArray] | None = None,
         at_least: int | None = None,
@@ -158,6 +171,9 @@ class VectorIndex:
         Args:
             queries: (B, d) float32.
             k: results per query.
+            offset: (n,) float32, added to each row's inner product. Where `best_by_sum` says so the
+                best are those by the sum; otherwise they are the best without it, in the order of
+                the sum.
             allowed: the rows that may be returned, for all queries; None allows all.
             hidden: B arrays of rows that the query in that place must not get.
             at_least: a query with fewer rows than this is searched again, exactly; `k` where left
@@ -184,19 +200,25 @@ class VectorIndex:
         if hidden is not None and len(hidden) != len(queries):
             raise ValueError(f"{len(hidden)} arrays of hidden rows for {len(queries)} queries")
         longest = 0 if hidden is None else max(map(len, hidden), default=0)
-        # The best k + h rows hold the best k that are not among h hidden ones.
-        overfetched = min(longest, MAX_OVERFETCH)
-        if allowed is not None and self._scan_is_better(allowed):
-            scores, rows = self._exactly(queries, k + overfetched, allowed)
+        exactly = allowed is not None and self._scan_is_better(allowed)
+        if self._scanned is not None and not exactly:
+            scores, rows = self._scan(self._scanned, queries, k, offset, allowed, hidden)
         else:
-            scores, rows = self._approximately(queries, k + overfetched, allowed)
-        if hidden is not None and longest:
-            flags = self._scratch.flags(len(self))
-            scores, rows = without(scores, rows, hidden, k, flags)
+            # The best k + h rows hold the best k that are not among h hidden ones.
+            fetched = k + min(longest, MAX_OVERFETCH)
+            if allowed is not None and exactly:
+                scores, rows = self._exactly(queries, fetched, allowed, offset)
+            else:
+                scores, rows = self._approximately(queries, fetched, allowed)
+            if hidden is not None and longest:
+                flags = self._scratch.flags(len(self))
+                scores, rows = without(scores, rows, hidden, k, flags)
+            if offset is not None and not exactly:
+                scores, rows = _reordered(scores + offset[rows], rows)
         there_are = len(self) if allowed is None else allowed.count
         wanted = min(k if at_least is None else at_least, k, there_are)
         if wanted and rows[:, wanted - 1].min() < 0:
-            self._complete(queries, scores, rows, wanted, allowed, hidden)
+            self._complete(queries, scores, rows, wanted, allowed, hidden, offset)
         return scores, rows
 
     def _scan_is_better(self, allowed: RowFilter) -> bool:
@@ -205,6 +227,29 @@ class VectorIndex:
         if self.device != "cpu":
             return allowed.share < gpu.MIN_FILTER_SHARE
         return self.kind == "hnsw" and allowed.share < HNSW_FILTER_SHARE
+
+    def _scan(
+        self,
+        lists: Lists,
+        queries: FloatArray,
+        k: int,
+        offset: FloatArray | None,
+        allowed: RowFilter | None,
+        hidden: Sequence[IntArray] | None,
+    ) -> tuple[FloatArray, IntArray]:
+        return lists.search(
+            queries,
+            k,
+            self._breadth(allowed),
+            offset=self._no_offset if offset is None else offset,
+            allowed=None if allowed is None else allowed.mask,
+            hidden=hidden,
+            flags=self._scratch.flags(len(self)),
+        )
+
+    @cached_property
+    def _no_offset(self) -> FloatArray:
+        return np.zeros(len(self), np.float32)
 
     def _approximately(
         self, queries: FloatArray, k: int, allowed: RowFilter | None
@@ -227,17 +272,18 @@ class VectorIndex:
     def _made(self, k: int, allowed: RowFilter | None) -> Any:
         faiss = load_faiss()
         selector = {} if allowed is None else {"sel": allowed.selector}
-        breadth, refine_factor = self.effort
-        wider = 1.0 if allowed is None else 1.0 / allowed.share
         if self.kind == "flat":
             return faiss.SearchParameters(**selector)
-        breadth = min(self.max_breadth, round(breadth * wider))
+        breadth, (_, refine_factor) = self._breadth(allowed), self.effort
         if self.kind == "hnsw":
             return faiss.SearchParametersHNSW(efSearch=max(k, breadth), **selector)
         lists = faiss.SearchParametersIVF(nprobe=breadth, **selector)
-        if self.kind == "ivf":
-            return lists
         return faiss.IndexRefineSearchParameters(k_factor=refine_factor, base_index_params=lists)
+
+    def _breadth(self, allowed: RowFilter | None) -> int:
+        """The effort's, wider where a filter lets less through."""
+        breadth, _ = self.effort
+        return min(self.max_breadth, round(breadth / (1.0 if allowed is None else allowed.share)))
 
     def _complete(
         self,
@@ -247,6 +293,7 @@ class VectorIndex:
         wanted: int,
         allowed: RowFilter | None,
         hidden: Sequence[IntArray] | None,
+        offset: FloatArray | None,
     ) -> None:
         """Scan exactly for the queries that have fewer rows than are wanted, in place."""
         every = RowFilter(np.ones(len(self), np.bool_)) if allowed is None else allowed
@@ -256,18 +303,21 @@ class VectorIndex:
                 open_to_it = every.without(hidden[query])
             found = int((rows[query] >= 0).sum())
             if found < min(wanted, open_to_it.count):
-                again = self._exactly(queries[query : query + 1], rows.shape[1], open_to_it)
+                again = self._exactly(queries[query : query + 1], rows.shape[1], open_to_it, offset)
                 scores[query], rows[query] = again[0][0], again[1][0]
 
     def _exactly(
-        self, queries: FloatArray, k: int, allowed: RowFilter
+        self, queries: FloatArray, k: int, allowed: RowFilter, offset: FloatArray | None
     ) -> tuple[FloatArray, IntArray]:
         if allowed.count == 0:
             none = np.empty((len(queries), 0))
             return _pad(none.astype(np.float32), none.astype(np.int64), k)
         span = allowed.span
         vectors = self.vectors(allowed.rows) if span is None else self._matrix[span]
-        scores, places = top(queries @ vectors.T, k)
+        products = queries @ vectors.T
+        if offset is not None:
+            products += offset[allowed.rows if span is None else span]
+        scores, places = top(products, k)
         return _pad(scores, allowed.rows[places], k)
 
     @classmethod
@@ -305,6 +355,12 @@ def top(scores: FloatArray, k: int) -> tuple[FloatArray, IntArray]:
         return np.take_along_axis(values, order, axis=1), np.take_along_axis(best, order, axis=1)
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return np.take_along_axis(scores, order, axis=1), order
+
+
+def _reordered(scores: FloatArray, rows: IntArray) -> tuple[FloatArray, IntArray]:
+    """Each query's rows, best first."""
+    order = np.argsort(-scores, axis=1, kind="stable")
+    return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
 
 def _construct(d: int, spec: IndexSpec) -> Any:

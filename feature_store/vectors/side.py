@@ -61,6 +61,7 @@ class SideIndex:
         queries: FloatArray,
         k: int,
         *,
+        offset: FloatArray | None = None,
         allowed: RowFilter | BoolArray | None = None,
         hidden: Sequence[IntArray] | None = None,
         at_least: int | None = None,
@@ -70,11 +71,18 @@ class SideIndex:
         n = len(self.base)
         base_hidden = None if hidden is None else [rows[rows < n] for rows in hidden]
         scores, rows = self.base.search(
-            queries, k, allowed=base_filter, hidden=base_hidden, at_least=at_least
+            queries,
+            k,
+            offset=None if offset is None else offset[:n],
+            allowed=base_filter,
+            hidden=base_hidden,
+            at_least=at_least,
         )
         if not added_mask.any():
             return scores, rows
         side = queries @ self._added.T  # (B, m)
+        if offset is not None:
+            side += offset[n:]
         side[:, ~added_mask] = -np.inf
         for query, unwanted in enumerate(hidden or ()):
             side[query, unwanted[unwanted >= n] - n] = -np.inf

@@ -1,9 +1,9 @@
 """Choose an index and its effort for a recall, measured on a sample of real queries.
 
-What is searched for is what is served: the best k of `q·x + offset`, where the offset (what
-popularity is worth) is added after retrieval. Two things can lose a row of that list: too few rows
-fetched before the offset is added, and the approximation. Both are tuned on one half of the
-queries; the recall that is reported is measured on the other half.
+What is searched for is what is served: the best k of `q·x + offset`, where the offset is what
+popularity is worth. Two things can lose a row of that list: the approximation, and, where an index
+adds the offset to what it has found, too few rows found. Both are tuned on one half of the queries;
+the recall that is reported is measured on the other half.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Trial:
     Attributes:
         breadth: lists scanned, or vertices visited; 0 for `flat`.
         refine_factor: that many times `fetched` codes were re-scored exactly.
-        fetched: rows taken from the index before the offset was added.
+        fetched: rows taken from the index.
         recall: share of the exact best k that was found.
         p50_ms, p99_ms: time of one query on one thread.
     """
@@ -87,7 +87,7 @@ def tune(
         queries: (Q, d) float32, Q ≥ 2, a sample of what will be searched.
         target_recall: of the exact best k, in (0, 1].
         k: length of the served list.
-        offset: (n,) added to the inner product after retrieval; None is zero.
+        offset: (n,) added to the inner product; None is zero.
         kinds: which to try; `kinds_for` where left out.
         seed: of the training.
         on_trial: told what goes on.
@@ -105,7 +105,7 @@ def tune(
     k = min(k, len(vectors))
     sample = _Sample(vectors, queries, offset, k)
     # Half of what may be lost is left to the approximation.
-    fetched = sample.fetched_for((1 + target_recall) / 2)
+    nearest = sample.fetched_for((1 + target_recall) / 2)
     best: tuple[Trial, VectorIndex] | None = None
     trials: list[Trial] = []
     for kind in kinds or kinds_for(len(vectors)):
@@ -113,6 +113,7 @@ def tune(
         started = time.perf_counter()
         index = VectorIndex.build(vectors, IndexSpec(kind=kind), device="cpu", seed=seed)
         build_s = time.perf_counter() - started
+        fetched = k if index.best_by_sum else nearest
         for refine_factor in REFINE_FACTORS if kind == "ivfpq" else (1,):
             on_trial(f"tuning {kind}" + (f" ×{refine_factor}" if kind == "ivfpq" else ""))
             breadth = _least_breadth(index, refine_factor, sample, fetched, target_recall)
@@ -168,7 +169,8 @@ class _Sample:
 
     def tuning_recall(self, index: VectorIndex, fetched: int) -> float:
         """On the first half."""
-        _, rows = index.search(self.queries[: self.half], fetched, at_least=self.k)
+        queries = self.queries[: self.half]
+        _, rows = index.search(queries, fetched, offset=self.offset, at_least=self.k)
         return self._recall_of(rows, slice(0, self.half))
 
     def trial(self, index: VectorIndex, fetched: int, build_s: float) -> Trial:
@@ -176,7 +178,7 @@ class _Sample:
         times, found = [], []
         for query in self.queries[self.half :]:
             started = time.perf_counter()
-            _, rows = index.search(query[None], fetched, at_least=self.k)
+            _, rows = index.search(query[None], fetched, offset=self.offset, at_least=self.k)
             times.append(time.perf_counter() - started)
             found.append(rows[0])
         breadth, refine_factor = index.effort

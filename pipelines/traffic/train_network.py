@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
-from torch.nn.utils import clip_grad_norm_
 
 from feature_store.editions.traffic import build_network, flow_tensors, read_network
 from feature_store.traffic.features import Tier
@@ -20,6 +19,7 @@ from models.traffic.layer_decay import parameter_groups
 from models.traffic.masked_autoencoder import MaskedAutoencoder
 from pipelines.checkpoint import Checkpoint, epoch_generator
 from pipelines.distributed import ALONE, Group
+from pipelines.gradients import Gradients
 from pipelines.progress import Reporter
 from pipelines.traffic.augmentation import augmented
 from pipelines.traffic.config import NetworkConfig, PretrainingConfig, TrafficConfig
@@ -64,6 +64,7 @@ def pretrain(
         betas=(0.9, 0.95),
         fused=True,
     )
+    gradients = Gradients(model)
     tensors = flow_tensors(flows, config.tier)
     schedule = _Schedule(optimizer, len(flows), chosen.batch_size, chosen.epochs)
     done = checkpoint.resume(model, optimizer) if checkpoint else 0
@@ -79,7 +80,7 @@ def pretrain(
                 whole = group.copies(len(rows)) * len(rows)
                 loss = model(batch.gather(mine).to(device))
                 loss = group.of_whole(loss, len(mine), whole=whole)
-                losses.append(_step(loss, model, optimizer, schedule, group))
+                losses.append(_step(loss, gradients, optimizer, schedule, group))
             if checkpoint and group.leads:
                 checkpoint.save(model, optimizer, epoch=epoch + 1)
             bar.advance(1, f"loss {_mean(losses, group):.4f}")
@@ -115,6 +116,7 @@ def fine_tune(
         # One pass over the weights: parameter by parameter they took a tenth of a step.
         fused=True,
     )
+    gradients = Gradients(network)
     tensors = flow_tensors(training.flows, config.tier)
     labels = torch.from_numpy(training.label.astype(np.int64))
     weights = class_weights(labels, network.head.out_features, chosen.class_weight).to(device)
@@ -144,7 +146,7 @@ def fine_tune(
                 )
                 whole = group.copies(len(rows)) * weights[labels[rows].to(device)].sum()
                 loss = group.of_whole(loss, weights[label].sum(), whole=whole)
-                losses.append(_step(loss, network, optimizer, schedule, group))
+                losses.append(_step(loss, gradients, optimizer, schedule, group))
             network.eval()
             found = _verdicts(network, validation.flows, config.tier, group)
             score = macro_f1(validation.label, found, classes=network.head.out_features)
@@ -234,16 +236,16 @@ def _batches(rows: int, batch_size: int, generator: torch.Generator) -> tuple[Te
 
 def _step(
     loss: Tensor,
-    model: torch.nn.Module,
+    gradients: Gradients,
     optimizer: torch.optim.Optimizer,
     schedule: _Schedule,
     group: Group,
 ) -> float:
     schedule.advance()
-    optimizer.zero_grad()
+    gradients.zero()
     loss.backward()  # type: ignore[no-untyped-call]
-    group.sum_gradients(model)
-    clip_grad_norm_(model.parameters(), LARGEST_GRADIENT)
+    group.sum(gradients.flat)
+    gradients.clip(LARGEST_GRADIENT)
     optimizer.step()
     return float(loss.detach())
 

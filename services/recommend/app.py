@@ -15,6 +15,7 @@ from starlette.types import Scope
 
 from services import problems
 from services.access import Access, AdminPort, KeyFile, RequestId
+from services.application import Application
 from services.problems import documented
 from services.recommend import browsing, documentation
 from services.recommend.batcher import OverloadedError
@@ -54,7 +55,7 @@ CatalogueName = Annotated[
 OTHERS_UNDER_WAY = 256
 
 
-def create_app(settings: ServeSettings) -> FastAPI:
+def create_app(settings: ServeSettings) -> Application:
     """The application; the editions are loaded before the first request.
 
     `app.state.service` is the service; whatever is mounted at `/` later (a dashboard) comes behind
@@ -74,7 +75,7 @@ def create_app(settings: ServeSettings) -> FastAPI:
             await refreshing
         await asyncio.to_thread(service.close)
 
-    app = FastAPI(
+    app = Application(
         title="Errata",
         version=settings.code_version,
         description=DESCRIPTION,
@@ -85,21 +86,21 @@ def create_app(settings: ServeSettings) -> FastAPI:
     app.state.service = service
     problems.install(app)
     limits = settings.limits
-    app.add_middleware(Shortcut, route=_add_recommendations(app, service))
+    app.before(Shortcut, route=_add_recommendations(app, service))
     _add_routes(app, service)
     _add_operations(app, service)
     # The last that is added comes first: a refused key is counted, and named, like any request.
     if settings.api_keys is not None:
-        app.add_middleware(Access, keys=KeyFile(settings.api_keys))
+        app.before(Access, keys=KeyFile(settings.api_keys))
     if settings.admin_port is not None:
-        app.add_middleware(AdminPort, port=settings.admin_port)
-    app.add_middleware(
+        app.before(AdminPort, port=settings.admin_port)
+    app.before(
         Guard,
         telemetry=service.telemetry,
         max_body_bytes=limits.max_body_bytes,
         max_under_way=limits.max_queue + OTHERS_UNDER_WAY,
     )
-    app.add_middleware(RequestId)
+    app.before(RequestId)
     documentation.install(app)
     return app
 

@@ -7,6 +7,7 @@ them; what it documents is the signature of the endpoint that it was declared wi
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -17,6 +18,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services import problems
 from services.problems import ProblemError
+
+log = logging.getLogger(__name__)
 
 _JSON = (b"content-type", b"application/json")
 Answer = Callable[[Scope, Any], Any]
@@ -46,6 +49,10 @@ def direct(model: type[BaseModel], answer: Answer, *, timed: Timed) -> type[APIR
                 await problem.response(scope["path"])(scope, receive, send)
                 return
             except ClientGoneError:
+                return
+            except Exception:  # no framework stands before it to say so
+                log.exception("%s failed", scope["path"])
+                await problems.unexpected().response(scope["path"])(scope, receive, send)
                 return
             headers = [_JSON, (b"content-length", str(len(body)).encode())]
             await send({"type": "http.response.start", "status": 200, "headers": headers})

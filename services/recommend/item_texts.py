@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from feature_store.compiled import compiler, copy_bytes
+from feature_store.compiled import compiler, copy_bytes, prefetch
 from feature_store.editions import RecommenderEdition
 
 compiled = compiler(Path(__file__).parent)
@@ -23,6 +23,8 @@ LARGEST_SCORE = 1e12
 UNEXPLAINED = {"reasons": None, "corrections": None}
 _AFTER_SCORE = np.frombuffer(b',"reasons":null,"corrections":null}', np.uint8)
 _SCORE_BYTES = 24
+# Bytes of a cache line, and so many items of a list ahead are their texts sent for.
+_LINE, _AHEAD = 64, 8
 _BEFORE_ID = len('{"item_id":')
 
 
@@ -139,6 +141,10 @@ def _written(
         n = counts[b]
         at = _byte(ord("["), out, at)
         for place in range(n):
+            if place + _AHEAD < n and rows[b, place + _AHEAD] < n_own:
+                ahead = rows[b, place + _AHEAD]
+                for line in range(own[1][ahead], own[1][ahead + 1], _LINE):
+                    prefetch(own[0], line)
             at = _comma(place, out, at)
             row = rows[b, place]
             texts, row = (own, row) if row < n_own else (added, row - n_own)

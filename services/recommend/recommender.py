@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from feature_store.editions.corrections import CORRECTED
 from feature_store.vectors import RowFilter
 from services.problems import ProblemError
 from services.recommend.assortment import Assortment, Seen
@@ -140,7 +141,8 @@ def _hidden(
 def _fetched(served: Served, k: int) -> int:
     if served.rules.type_caps or served.rules.diversity:
         k *= CHOICE_PER_K
-    return max(served.assortment.edition.scoring.fetched(k), k)
+    reached = CORRECTED if served.stages else k
+    return max(served.assortment.edition.scoring.fetched(k), k, reached)
 
 
 def _corrected(served: Served, candidates: Candidates, telemetry: Telemetry) -> None:

@@ -30,6 +30,9 @@ _POLL_S = 0.1
 # How long a thread may keep the interpreter while others want it. A request passes through several
 # hands: at Python's 5 ms each of them waits that long while a new version is being loaded.
 SWITCH_INTERVAL_S = 0.0005
+# Longer than load balancers keep an idle connection (60 s is common): one that is closed here just
+# as a request comes on it loses the request.
+KEEP_ALIVE_S = 75
 
 
 def serve(
@@ -145,6 +148,8 @@ def _log_plainly() -> None:
 def _serve_one(settings: ServeSettings, build: Build, listeners: list[socket.socket]) -> None:
     import uvicorn
 
+    from services.recommend.one_write import OneWrite
+
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     app = build(settings)
 
@@ -156,7 +161,9 @@ def _serve_one(settings: ServeSettings, build: Build, listeners: list[socket.soc
 
     config = uvicorn.Config(
         app,
+        http=OneWrite,
         log_level="warning",
+        timeout_keep_alive=KEEP_ALIVE_S,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=round(settings.limits.drain_s),

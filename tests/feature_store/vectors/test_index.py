@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feature_store.vectors import IndexSpec, VectorIndex
+from feature_store.vectors import IndexSpec, RowFilter, VectorIndex
 
 
 def unit_vectors(n: int, d: int, seed: int) -> np.ndarray:
@@ -13,8 +13,8 @@ def unit_vectors(n: int, d: int, seed: int) -> np.ndarray:
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
-def search_reference(vectors, queries, k, allowed):
-    scores = queries @ vectors.T
+def search_reference(vectors, queries, k, allowed, offset=0.0):
+    scores = queries @ vectors.T + offset
     scores[:, ~allowed] = -np.inf
     rows = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return np.take_along_axis(scores, rows, axis=1)
@@ -41,6 +41,61 @@ def test_filtered_search_returns_the_best_allowed_rows_and_k_of_them(n, k, share
     assert (rows[:, expected:] == -1).all()
     wanted = search_reference(vectors, queries, expected, allowed)
     np.testing.assert_allclose(scores[:, :expected], wanted, atol=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(1, 3_000),
+    k=st.integers(1, 70),
+    share=st.one_of(st.none(), st.floats(0.5, 1)),
+    lists=st.integers(1, 9),
+    breadth=st.integers(1, 9),
+    spare=st.sampled_from([1, 64]),
+    seed=st.integers(0, 2**16),
+)
+def test_lists_are_scanned_by_the_sum_with_the_offset(n, k, share, lists, breadth, spare, seed):
+    rng = np.random.default_rng(seed)
+    # Equal vectors and offsets: ties are settled by the row.
+    vectors = unit_vectors(20, 8, seed)[rng.integers(20, size=n)]
+    queries, offset = unit_vectors(3, 8, seed + 1), rng.integers(-3, 3, n).astype(np.float32) / 3
+    allowed = np.ones(n, bool) if share is None else rng.random(n) < share
+    hidden = [rng.integers(n, size=rng.integers(30)) for _ in queries]
+    spec = IndexSpec(kind="ivf", n_lists=lists, n_probe=breadth)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("feature_store.vectors.index.EXACT_NUMBERS", 0)
+        patch.setattr("feature_store.vectors.listed.SPARE", spare)
+        index = VectorIndex.build(vectors, spec, device="cpu")
+        given = None if share is None else RowFilter(allowed)
+        scores, rows = index.search(queries, k, offset=offset, allowed=given, hidden=hidden)
+
+    for query, unwanted in enumerate(hidden):
+        here = rows[query][rows[query] >= 0]
+        open_to_it = allowed.copy()
+        open_to_it[unwanted] = False
+        assert len(here) == min(k, int(open_to_it.sum()))
+        assert len(set(here.tolist())) == len(here)
+        assert open_to_it[here].all()
+        sums = (vectors @ queries[query] + offset)[here]
+        np.testing.assert_allclose(scores[query, : len(here)], sums, atol=1e-6)
+        assert (np.diff(scores[query, : len(here)]) <= 0).all()
+        if breadth >= index.max_breadth:
+            open_row = open_to_it[None, :]
+            wanted = search_reference(
+                vectors, queries[query : query + 1], len(here), open_row[0], offset
+            )
+            np.testing.assert_allclose(scores[query, : len(here)], wanted[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf", "ivfpq"])
+def test_an_offset_orders_what_was_found(kind: str):
+    vectors, queries = unit_vectors(400, 16, 0), unit_vectors(5, 16, 1)
+    offset = np.random.default_rng(2).standard_normal(400).astype(np.float32)
+    index = VectorIndex.build(vectors, IndexSpec(kind=kind, n_probe=64), device="cpu")
+    scores, rows = index.search(queries, 400, offset=offset)
+    exact = queries @ vectors.T + offset
+    np.testing.assert_allclose(scores, -np.sort(-exact, axis=1), atol=1e-5)
+    np.testing.assert_allclose(np.take_along_axis(exact, rows, axis=1), scores, atol=1e-5)
 
 
 @settings(max_examples=40, deadline=None)

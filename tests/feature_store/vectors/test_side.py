@@ -19,21 +19,26 @@ def unit_vectors(n: int, d: int, seed: int) -> np.ndarray:
     gone=st.floats(0, 1),
     filtered=st.booleans(),
     hides=st.booleans(),
+    kind=st.sampled_from(["flat", "ivf"]),
+    moved=st.booleans(),
     seed=st.integers(0, 2**16),
 )
 def test_added_and_withdrawn_rows_answer_as_a_rebuilt_index_would(
-    n, m, k, gone, filtered, hides, seed
+    n, m, k, gone, filtered, hides, kind, moved, seed
 ):
     rng = np.random.default_rng(seed)
     everything, queries = unit_vectors(n + m, 8, seed), unit_vectors(3, 8, seed + 1)
     withdrawn = np.flatnonzero(rng.random(n + m) < gone)
     allowed = rng.random(n + m) < 0.5 if filtered else np.ones(n + m, bool)
     hidden = [rng.integers(n + m, size=4 if hides else 0) for _ in queries]
-    base = VectorIndex.build(everything[:n], IndexSpec(kind="flat"), device="cpu")
+    offset = rng.standard_normal(n + m).astype(np.float32) if moved else None
+    # One list: nothing is approximate. All of the base are fetched: no kind loses one by the sum.
+    base = VectorIndex.build(everything[:n], IndexSpec(kind=kind, n_lists=1), device="cpu")
+    k = n + m if moved and kind == "flat" else k
     live = SideIndex(base, added=everything[n:], withdrawn=withdrawn)
 
     scores, rows = live.search(
-        queries, k, allowed=RowFilter(allowed) if filtered else None, hidden=hidden
+        queries, k, offset=offset, allowed=RowFilter(allowed) if filtered else None, hidden=hidden
     )
 
     for query, unwanted in enumerate(hidden):
@@ -44,7 +49,8 @@ def test_added_and_withdrawn_rows_answer_as_a_rebuilt_index_would(
         found = rows[query][rows[query] >= 0]
         assert len(found) == expected
         assert open_to_it[found].all()
-        exact = np.sort((everything @ queries[query])[open_to_it])[::-1][:expected]
+        sums = everything @ queries[query] + (0 if offset is None else offset)
+        exact = np.sort(sums[open_to_it])[::-1][:expected]
         np.testing.assert_allclose(scores[query, :expected], exact, atol=1e-5)
 
 
