@@ -41,6 +41,16 @@ def test_what_is_done_to_all_is_done_to_each() -> None:
     assert model[0].weight.grad.shape == (4, 5)
 
 
+def test_what_is_no_longer_trained_keeps_no_gradient() -> None:
+    model = make()
+    Gradients(model)
+    model(torch.ones(1, 5)).sum().backward()
+    model[0].weight.requires_grad_(False)
+    gradients = Gradients(model)
+    assert model[0].weight.grad is None
+    assert gradients.flat.shape == (4 * 3 + 3,)
+
+
 def test_what_is_not_reached_has_a_gradient_of_zero() -> None:
     model = make()
     gradients = Gradients(model)
