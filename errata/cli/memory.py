@@ -114,7 +114,7 @@ def register(app: typer.Typer) -> None:
             served = outcomes.served(prediction_id)
             if served is None:
                 raise ValueError(
-                    f"no prediction '{prediction_id}' is kept: it never was, or its day is over"
+                    f"no prediction '{prediction_id}' is kept: it never was, or its time is over"
                 )
             replica = _replica(log)
             batch = served.batch

@@ -117,6 +117,7 @@ def register(app: typer.Typer) -> None:
             traffic = ClassifySettings(
                 registry=settings.registry,
                 redis_url=url,
+                redis_share=serving.limits.redis_share,
                 alias=alias,
                 tenant=tenant,
                 labels=settings.offline_directory / "labels",

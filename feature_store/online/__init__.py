@@ -2,12 +2,14 @@
 
 `embedded.py` starts a server as a child process where none is named; `client.py` makes clients
 that fail fast; `store.py` is the online store: user histories, user features, predictions that
-wait for their outcome; `changes.py` keeps the items that came and went since the last build.
+wait for their outcome; `headroom.py` says when the latter must give way to the former; `changes.py`
+keeps the items that came and went since the last build.
 """
 
 from feature_store.online.changes import CatalogueChanges, Changes
 from feature_store.online.client import connect, describe
 from feature_store.online.embedded import EmbeddedRedis, EmbeddedRedisError
+from feature_store.online.headroom import Headroom
 from feature_store.online.store import (
     Event,
     Materialised,
@@ -24,6 +26,7 @@ __all__ = [
     "EmbeddedRedis",
     "EmbeddedRedisError",
     "Event",
+    "Headroom",
     "Materialised",
     "OnlineStore",
     "OnlineUser",

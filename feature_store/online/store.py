@@ -16,7 +16,6 @@ from feature_store.expiring import ExpiringValues
 from feature_store.online.client import Reader
 
 HISTORY_LENGTH = 200
-PREDICTION_TTL_S = 7 * 86_400
 FEEDBACK_ID_TTL_S = 7 * 86_400
 HIDDEN_LENGTH = 1_000
 FORGOTTEN_LENGTH = 10_000
@@ -321,15 +320,7 @@ class OnlineStore:
                 break
         return found
 
-    def put_prediction(
-        self, prediction: StoredPrediction, *, ttl_s: int = PREDICTION_TTL_S
-    ) -> None:
-        """Keep `prediction` for `ttl_s` seconds."""
-        self.put_predictions([prediction], ttl_s=ttl_s)
-
-    def put_predictions(
-        self, predictions: Iterable[StoredPrediction], *, ttl_s: int = PREDICTION_TTL_S
-    ) -> None:
+    def put_predictions(self, predictions: Iterable[StoredPrediction], *, ttl_s: int) -> None:
         """Keep each of `predictions` for `ttl_s` seconds, in one round trip."""
         prefix = self._key("prediction", "")
         packed = {prefix + each.prediction_id: each.pack() for each in predictions}

@@ -42,6 +42,8 @@ from feature_store.error_memory.log import MemoryLog
 from feature_store.error_memory.mixture import log_losses
 from feature_store.error_memory.remembered import Described, Remembered
 from feature_store.error_memory.replica import MemoryReplica
+from feature_store.online import Headroom
+from feature_store.online.headroom import SHARE
 from feature_store.traffic.features import Tier
 from feature_store.traffic.flows.packing import unpack_flows
 from services.classify.replicas import RecentStream
@@ -55,6 +57,7 @@ FloatArray = NDArray[np.float32]
 FLOW = "flow"  # a prediction's only case
 WAIT_FOR_LABEL_S = 3 * 3600
 RETRY_S = 1.0
+LOOK_EVERY_S = 1.0  # at Redis's memory
 # Of a client that is given here: longer than the replica waits for something new.
 REDIS_TIMEOUT_S = 2.0
 
@@ -120,7 +123,7 @@ class TrafficMemory:
     """The error memory of one served edition: a `Corrector`, and a `Sink` of final verdicts.
 
     Attributes:
-        dropped: verdicts that could not be kept for their label because Redis was gone.
+        dropped: verdicts that were not kept for their label: Redis was gone, or nearly full.
         replica: the memory as this process holds it.
         log: its stream.
     """
@@ -133,12 +136,14 @@ class TrafficMemory:
         tenant: str = "default",
         policy: MemoryPolicy = POLICY,
         ttl_s: int = WAIT_FOR_LABEL_S,
+        redis_share: float = SHARE,
         monotonic: Callable[[], float] = time.monotonic,
         rebase_again: bool = False,
         on_label: OnLabel | None = None,
         recent: RecentStream | None = None,
     ) -> None:
         """Begins and catches up if Redis answers; otherwise catches up as soon as it does.
+        `redis_share`: while more of Redis's memory is used no verdicts are kept for their label.
         `on_label`: is told of each label that was learned, how sure the model itself had been and
         whether it was right. `recent`: final verdicts are also added there."""
         self.dropped = 0
@@ -150,7 +155,8 @@ class TrafficMemory:
         self._monotonic = monotonic
         self._on_label = on_label
         self._recent = recent
-        self._retry_at = 0.0
+        self._headroom = Headroom("verdicts", share=redis_share)
+        self._retry_at = self._look_at = 0.0
         self._own = served.edition.classes
         self._width = len(self._own) + NEW_CLASSES
         self._new: tuple[str, ...] = ()
@@ -207,28 +213,30 @@ class TrafficMemory:
         return self._read(probability, hidden)[0]
 
     def write(self, verdicts: Sequence[Verdict]) -> None:
-        """Keep final verdicts for their labels, in one round trip; see `Sink`."""
+        """Keep final verdicts for their labels, in one round trip; see `Sink`.
+
+        Once a second Redis's memory is looked at before: nothing else comes round in every command
+        and service that writes verdicts.
+        """
         final = [each for each in verdicts if each.final]
         if not final:
             return
         if self._monotonic() < self._retry_at:
             self.dropped += len(final)
             return
-        losses = self._losses(
-            np.stack([each.own for each in final]), np.stack([each.hidden for each in final])
-        )
-        raw = self._served.edition.tier is Tier.T2
         pipeline = self._redis.pipeline(transaction=False)
-        for verdict, loss in zip(final, losses, strict=True):
-            kept = WaitingVerdict.of(verdict, loss, raw=raw, key=self._secret).pack()
-            pipeline.set(self._waiting + verdict.prediction_id, kept, ex=self._ttl_s)
         if self._recent is not None:
             self._recent.add(pipeline, final)
+        kept = 0
         try:
+            if self._has_room():
+                self._keep(pipeline, final)
+                kept = len(final)
             pipeline.execute()
         except redis.RedisError:
-            self.dropped += len(final)
+            kept = 0
             self._retry_at = self._monotonic() + RETRY_S
+        self.dropped += len(final) - kept
 
     def learn(self, labels: Sequence[Label]) -> list[Learned]:
         """Make entries of labels; answers in their order.
@@ -287,6 +295,21 @@ class TrafficMemory:
             replica=self.replica,
             describe=self._described,
         )
+
+    def _has_room(self) -> bool:
+        if self._monotonic() >= self._look_at:
+            self._headroom.look(self._redis)
+            self._look_at = self._monotonic() + LOOK_EVERY_S
+        return not self._headroom.full
+
+    def _keep(self, pipeline: Any, final: Sequence[Verdict]) -> None:
+        losses = self._losses(
+            np.stack([each.own for each in final]), np.stack([each.hidden for each in final])
+        )
+        raw = self._served.edition.tier is Tier.T2
+        for verdict, loss in zip(final, losses, strict=True):
+            kept = WaitingVerdict.of(verdict, loss, raw=raw, key=self._secret).pack()
+            pipeline.set(self._waiting + verdict.prediction_id, kept, ex=self._ttl_s)
 
     def _described(self, entries: Influential) -> list[Described]:
         classes = self.classes

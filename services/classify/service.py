@@ -301,6 +301,7 @@ class ClassifyService:
                 connect(self._settings.redis_url, timeout_s=REDIS_TIMEOUT_S),
                 served,
                 tenant=self._settings.tenant,
+                redis_share=self._settings.redis_share,
                 on_label=self.telemetry.told,
                 recent=self._recent_stream,
             )

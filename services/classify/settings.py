@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from feature_store.online.headroom import SHARE
 from services.classify.policy import LatencyBudget
 
 
@@ -34,6 +35,7 @@ class ClassifySettings(BaseModel):
     Attributes:
         registry: root of the registry.
         redis_url: a running server; None keeps verdicts in this process.
+        redis_share: while more of Redis's memory is used no verdicts are kept for their labels.
         alias: which version classifies.
         tenant: prefix of the keys in Redis.
         labels: directory of the labels' offline log; None keeps none.
@@ -49,6 +51,7 @@ class ClassifySettings(BaseModel):
 
     registry: str
     redis_url: str | None = None
+    redis_share: float = Field(SHARE, gt=0, le=1)
     alias: str = "champion"
     tenant: str = "default"
     labels: Path | None = None

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import orjson
 import redis
 
-from feature_store.online import StoredPrediction
+from feature_store.online import Headroom, StoredPrediction
 from services.problems import ProblemError
 from services.recommend.loading import Served
 from services.recommend.memory import Memories, MemoryStage, Shown
@@ -60,9 +60,13 @@ class Answering:
         memories: Memories,
         recent: RecentQueries,
         telemetry: Telemetry,
+        headroom: Headroom,
+        prediction_ttl_s: int,
     ) -> None:
-        """`name`: of the catalogue; `recent` is told a part of what was asked."""
+        """`name`: of the catalogue; `recent` is told a part of what was asked. Answers are kept for
+        `prediction_ttl_s` while there is `headroom`."""
         self._name = name
+        self._headroom, self._prediction_ttl_s = headroom, prediction_ttl_s
         self._versions, self._users, self._memories = versions, users, memories
         self._recent, self._telemetry = recent, telemetry
         self._keeper: PredictionKeeper[Answered] = PredictionKeeper(
@@ -176,7 +180,10 @@ class Answering:
 
     def _keep(self, answered: Sequence[Answered]) -> bool:
         """Whether Redis took the predictions; what the error memory wants comes behind them."""
-        if not self._users.keep_predictions([each.prediction for each in answered]):
+        predictions = [each.prediction for each in answered]
+        if self._headroom.full or not self._users.keep_predictions(
+            predictions, ttl_s=self._prediction_ttl_s
+        ):
             return False
         try:
             self._memories.keep([each.shown for each in answered if each.shown is not None])

@@ -14,7 +14,7 @@ import redis
 
 from feature_store.error_memory.remembered import Remembered
 from feature_store.offline import FeedbackLog, FeedbackRecord, Spool
-from feature_store.online import CatalogueChanges, OnlineStore
+from feature_store.online import CatalogueChanges, Headroom, OnlineStore
 from feature_store.pseudonyms import ONLINE, Pseudonyms, differs
 from feature_store.registry import Registry
 from feature_store.vectors import single_threaded
@@ -63,10 +63,17 @@ class CatalogueService:
         offline: Path,
         device: str,
         telemetry: Telemetry,
+        headroom: Headroom,
+        prediction_ttl_s: int,
         pseudonyms: Pseudonyms | None = None,
     ) -> None:
-        """Loads nothing yet: `refresh` does, and may be called again and again."""
+        """Loads nothing yet: `refresh` does, and may be called again and again.
+
+        What is served waits `prediction_ttl_s` for its outcome, and is not kept where `headroom`,
+        which others look after, says that there is none.
+        """
         self.name = name
+        self._headroom = headroom
         self._pseudonyms = pseudonyms
         self._unkept: str | None = None
         # None: Redis was not asked yet; empty: all is well.
@@ -77,6 +84,7 @@ class CatalogueService:
             client,
             model=settings.model,
             tenant=settings.tenant,
+            ttl_s=prediction_ttl_s,
             window_s=settings.exposure_window_s,
             unanswered=settings.unanswered_is_left,
             waiting=self._shown,
@@ -106,6 +114,8 @@ class CatalogueService:
             memories=self._memories,
             recent=recent,
             telemetry=telemetry,
+            headroom=headroom,
+            prediction_ttl_s=prediction_ttl_s,
         )
 
     @property
@@ -338,6 +348,8 @@ class CatalogueService:
             reasons.append(self._named_otherwise)
         if self._unkept is not None:
             reasons.append(self._unkept)
+        if (problem := self._headroom.problem) is not None:
+            reasons.append(problem)
         reasons += [
             f"the champion serves everyone, without a challenger: {each}" for each in missing
         ]

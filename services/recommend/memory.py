@@ -206,11 +206,13 @@ class Memories:
         *,
         model: str,
         tenant: str,
+        ttl_s: int,
         window_s: float = EXPOSURE_WINDOW_S,
         unanswered: bool = False,
         waiting: Callable[[str], Shown | None] = lambda _: None,
     ) -> None:
-        """`window_s`, `unanswered`: see `Outcomes`; `waiting`: an answer that is not written."""
+        """`ttl_s`, `window_s`, `unanswered`: see `Outcomes`; `waiting`: an answer that is not
+        written."""
         self._client, self._model, self._tenant = client, model, tenant
         self._of: dict[str, VersionMemory] = {}
         self._events = EventLog(client, model=model, tenant=tenant)
@@ -218,6 +220,7 @@ class Memories:
             client,
             self._append,
             tenant=tenant,
+            ttl_s=ttl_s,
             window_s=window_s,
             unanswered=unanswered,
             record=self._record,

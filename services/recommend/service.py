@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import redis
 import torch
 from threadpoolctl import threadpool_limits
 
 from feature_store.error_memory.remembered import Remembered
-from feature_store.online import connect
+from feature_store.online import Headroom, connect
 from feature_store.registry import Registry
 from feature_store.vectors import single_threaded
 from services.problems import ProblemError
@@ -43,7 +44,8 @@ class RecommendService:
         self.telemetry = Telemetry()
         registry, limits = Registry(settings.registry), settings.limits
         self._pseudonyms = settings.pseudonyms
-        client = connect(settings.redis_url, timeout_s=limits.redis_ms / 1e3)
+        self._redis = client = connect(settings.redis_url, timeout_s=limits.redis_ms / 1e3)
+        self._headroom = Headroom("predictions", share=limits.redis_share)
         self._catalogues = {
             name: CatalogueService(
                 name,
@@ -53,6 +55,8 @@ class RecommendService:
                 offline=_offline(settings.offline, name),
                 device=settings.device,
                 telemetry=self.telemetry,
+                headroom=self._headroom,
+                prediction_ttl_s=limits.prediction_ttl_s,
                 pseudonyms=self._pseudonyms,
             )
             for name, each in settings.every_catalogue().items()
@@ -71,8 +75,10 @@ class RecommendService:
             catalogue.close()
 
     def refresh(self) -> None:
-        """Look for new versions and changes of every catalogue."""
+        """Look at Redis's memory, and for new versions and changes of every catalogue."""
         single_threaded()
+        with suppress(redis.RedisError):  # gone: the catalogues find that out, and say so
+            self._headroom.look(self._redis)
         for catalogue in self._catalogues.values():
             catalogue.refresh()
         for look in self.after_refresh:

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from feature_store.error_memory.outcomes import TTL_S
+from feature_store.online.headroom import SHARE
 from feature_store.pseudonyms import Pseudonyms
 from feature_store.registry.names import RECOMMENDER
 
@@ -98,6 +100,10 @@ class Limits(_Settings):
         max_body_bytes: larger bodies are refused with a 413.
         redis_ms: what Redis has not answered within it is answered without, or refused where it
             cannot be: a far or a slow Redis wants more.
+        redis_share: while more of Redis's `maxmemory` is used no predictions are kept, so that
+            feedback still can be.
+        prediction_ttl_s: how long an answer waits for its outcome. Their number fills Redis: see
+            docs/scaling.md.
         drain_s: how long a stopping process finishes what it took.
     """
 
@@ -106,6 +112,8 @@ class Limits(_Settings):
     max_batch: int = Field(16, ge=1, le=1_024)
     max_body_bytes: int = Field(2_000_000, ge=1_000)
     redis_ms: float = Field(250.0, gt=0)
+    redis_share: float = Field(SHARE, gt=0, le=1)
+    prediction_ttl_s: int = Field(TTL_S, ge=1)
     drain_s: float = Field(10.0, gt=0)
 
 
@@ -144,6 +152,18 @@ class ServeSettings(_Settings):
     admin_port: int | None = Field(None, ge=1, le=65_535)
     pseudonyms: Pseudonyms | None = None
     code_version: str = "unknown"
+
+    @model_validator(mode="after")
+    def _predictions_outlive_the_windows(self) -> ServeSettings:
+        wait_s = self.limits.prediction_ttl_s
+        for name, each in self.every_catalogue().items():
+            if each.exposure_window_s > wait_s:
+                raise ValueError(
+                    f"exposure_window_s of the catalogue '{name}' is {each.exposure_window_s:g}, "
+                    f"and predictions are kept for limits.prediction_ttl_s = {wait_s}: what was "
+                    "left could never be counted"
+                )
+        return self
 
     def every_catalogue(self) -> dict[str, CatalogueSettings]:
         """All catalogues, `default` included."""

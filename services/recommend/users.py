@@ -134,12 +134,12 @@ class Users:
         """
         return self._store.named_by(key_id)
 
-    def keep_predictions(self, predictions: Sequence[StoredPrediction]) -> bool:
-        """Keep what was served for its outcome; False when Redis is away."""
+    def keep_predictions(self, predictions: Sequence[StoredPrediction], *, ttl_s: int) -> bool:
+        """Keep what was served for its outcome, for `ttl_s` seconds; False when Redis is away."""
         if not self.available:
             return False
         try:
-            self._store.put_predictions(predictions)
+            self._store.put_predictions(predictions, ttl_s=ttl_s)
         except redis.RedisError:
             self._available = False
             return False

@@ -54,7 +54,7 @@ def fill(home: Path, client) -> tuple[OnlineStore, MemoryLog]:
         store.append(user, Event("item", 1), feedback_id="f-1", hide=True)
         store.materialise([(user, [Event("old", 0)])], {user: {"age": 5}})
         kept = StoredPrediction(f"p-{user[:3]}", user, "v1", b'["item"]', b"[1.0]", 1)
-        store.put_prediction(kept)
+        store.put_predictions([kept], ttl_s=60)
         memory.append(errors(user, 2))
     memory.append(errors(OTHER, 1))
     return store, memory

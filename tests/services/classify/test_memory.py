@@ -9,7 +9,7 @@ import redis
 
 from feature_store.editions.corrections import NEW_CLASSES
 from feature_store.editions.traffic import TrafficEdition
-from services.classify.memory import Label, Learned, TrafficMemory
+from services.classify.memory import LOOK_EVERY_S, Label, Learned, TrafficMemory
 from services.classify.stream import ServedEdition
 from services.classify.verdict import FlowName, Reason, Verdict
 from tests.patience import within
@@ -163,3 +163,37 @@ def test_the_memory_learns_from_labels_of_every_class_what_it_is_worth(
     stats = memory.replica.memory.stats()
     assert stats.excess_loss < 0
     assert stats.weights["base"] < memory.replica.policy.base_prior
+
+
+def test_verdicts_give_way_while_redis_runs_full_and_labels_are_still_learned(
+    redis_client: redis.Redis, trained: TrafficEdition
+) -> None:
+    now = [100.0]
+    served = ServedEdition(trained, f"v-{uuid.uuid4().hex[:8]}")
+    memory = TrafficMemory(
+        redis_client, served, tenant=uuid.uuid4().hex[:8], monotonic=lambda: now[0]
+    )
+    limit = redis_client.config_get("maxmemory")["maxmemory"]
+    before, meanwhile, after = flows(memory, trained, seed=7).verdicts(3)
+
+    def label(verdict: Verdict) -> list[Learned]:
+        return memory.learn([Label(verdict.prediction_id, trained.classes[1])])
+
+    try:
+        memory.write([before])
+        redis_client.setrange("ballast", 20_000_000, "x")
+        redis_client.config_set("maxmemory", int(redis_client.info("memory")["used_memory"] / 0.9))
+        now[0] += LOOK_EVERY_S
+        memory.write([meanwhile])
+        assert memory.dropped == 1
+        assert label(before) == [Learned.LEARNED]
+        assert label(meanwhile) == [Learned.EXPIRED]
+
+        redis_client.delete("ballast")
+        now[0] += LOOK_EVERY_S
+        memory.write([after])
+        assert memory.dropped == 1
+        assert label(after) == [Learned.LEARNED]
+    finally:
+        redis_client.config_set("maxmemory", limit)
+        memory.close()
