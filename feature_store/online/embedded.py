@@ -121,7 +121,12 @@ class EmbeddedRedis:
                 started: queue.SimpleQueue[EmbeddedRedisError | None] = queue.SimpleQueue()
                 self._keeper = threading.Thread(target=self._keep, args=(started,), daemon=True)
                 self._keeper.start()
-                if (problem := started.get()) is not None:
+                try:
+                    problem = started.get()
+                except BaseException:  # interrupted while it loads
+                    self.stop()
+                    raise
+                if problem is not None:
                     raise problem
         return self
 
@@ -190,6 +195,8 @@ class EmbeddedRedis:
             command = [sys.executable, "-Ic", _DIE_WITH_PARENT, str(os.getpid()), *command]
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
         if not self._answers(absent_s=self._start_timeout_s):
+            # It would load to the end before it heeded a signal, and has taken nothing yet.
+            self._process.kill()
             self._end()
             raise EmbeddedRedisError(
                 f"{binary} did not start; its log: {self.directory / 'redis.log'}"

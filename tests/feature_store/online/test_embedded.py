@@ -3,7 +3,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -21,9 +20,9 @@ KEYS, SLOW = 10_000, {"key-load-delay": "400"}
 eventually = within(30)
 
 
-def fill(server):
+def fill(server, keys=KEYS):
     pipeline = connect(server.url, timeout_s=20).pipeline()
-    for number in range(KEYS):
+    for number in range(keys):
         pipeline.set(str(number), "kept")
     pipeline.execute()
 
@@ -129,7 +128,7 @@ def test_a_server_is_waited_for_while_it_loads_and_that_is_said_once(short_direc
     ]
 
 
-def test_a_server_that_is_loading_is_shared_and_can_be_stopped(short_directory):
+def test_a_server_that_is_loading_is_shared(short_directory):
     with EmbeddedRedis(short_directory, options=SLOW) as first:
         fill(first)
         first._process.kill()
@@ -137,13 +136,40 @@ def test_a_server_that_is_loading_is_shared_and_can_be_stopped(short_directory):
         with EmbeddedRedis(short_directory) as second:
             assert not second.owned
             assert connect(second.url, timeout_s=5).dbsize() == KEYS
-        first._process.kill()
-        eventually(lambda: is_loading(first))
-        loading = psutil.Process(first._process.pid)
-        stopping = threading.Thread(target=first.stop)
-        stopping.start()
-        loading.wait(timeout=2)  # it had four seconds to go
-        stopping.join()
+
+
+def test_a_server_that_is_loading_can_be_stopped(short_directory):
+    server = EmbeddedRedis(short_directory, options=SLOW).start()
+    fill(server, keys=5 * KEYS)
+    server._process.kill()
+    eventually(lambda: is_loading(server))
+    loading = psutil.Process(server._process.pid)
+    began = time.monotonic()
+    server.stop()
+    assert not loading.is_running()
+    assert time.monotonic() - began < 10  # it had twenty seconds to go
+
+
+def test_an_interrupt_ends_the_wait_and_the_server(short_directory):
+    with EmbeddedRedis(short_directory) as server:
+        fill(server)
+    code = (
+        "import sys, pathlib\n"
+        "from feature_store.online import EmbeddedRedis\n"
+        "options = {'key-load-delay': '4000'}\n"
+        "EmbeddedRedis(pathlib.Path(sys.argv[1]), options=options).start()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(short_directory)],
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(Path.cwd())},
+    ) as waiting:
+        eventually(lambda: is_loading(server))
+        (loading,) = psutil.Process(waiting.pid).children()
+        waiting.send_signal(signal.SIGINT)
+        _, errors = waiting.communicate(timeout=20)
+    assert b"KeyboardInterrupt" in errors
+    assert not loading.is_running()
 
 
 def test_a_server_that_is_not_heard_of_is_given_up(short_directory):
