@@ -86,8 +86,7 @@ def user_vectors(edition: RecommenderEdition, histories: Iterable[History]) -> N
     row_of = edition.catalogue.row_of
     events = [[(row_of.get(item, -1), kind) for item, kind in each] for each in histories]
     weighed = edition.weigh(events)
-    known = np.diff(weighed.indptr) > 0
-    weighed = weighed[known]
+    weighed = weighed.take(np.flatnonzero(np.diff(weighed.indptr)).tolist())
     features = np.zeros((weighed.shape[0], edition.user_features.dimension), np.float32)
     if weighed.shape[0] == 0:
         return np.zeros((0, edition.item_vectors.shape[1]), np.float32)

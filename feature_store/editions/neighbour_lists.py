@@ -21,6 +21,7 @@ from safetensors.numpy import save_file
 
 from feature_store.compiled import compiler
 from feature_store.editions.mapped import map_arrays
+from feature_store.interactions.history_rows import SparseRows
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
@@ -118,7 +119,7 @@ class NeighbourLists:
             moved.data.astype(np.float32),
         )
 
-    def add_to(self, scored: FloatArray, histories: sp.csr_matrix) -> None:
+    def add_to(self, scored: FloatArray, histories: SparseRows) -> None:
         """Add every item's score, in place.
 
         Args:
@@ -126,15 +127,15 @@ class NeighbourLists:
         """
         _add(self._arrays, _flat(histories), scored)
 
-    def of_pairs(self, histories: sp.csr_matrix, who: IntArray, rows: IntArray) -> FloatArray:
+    def of_pairs(self, histories: SparseRows, who: IntArray, rows: IntArray) -> FloatArray:
         """(R,) the scores of the items `rows` (R,) for the users `who` (R,) of `histories`."""
         found = np.zeros(len(rows), np.float32)
         _of_pairs(self._arrays, _flat(histories), who, rows, found)
         return found
 
-    def parts(self, history: sp.csr_matrix, rows: IntArray) -> FloatArray:
+    def parts(self, history: SparseRows, rows: IntArray) -> FloatArray:
         """(K, E): what each of one history's E items adds to the items `rows` (K,)."""
-        found = np.zeros((len(rows), history.nnz), np.float32)
+        found = np.zeros((len(rows), len(history.indices)), np.float32)
         _parts(self._arrays, history.indices, history.data, rows, found)
         return found
 
@@ -142,7 +143,7 @@ class NeighbourLists:
         self,
         scores: FloatArray,
         rows: IntArray,
-        histories: sp.csr_matrix,
+        histories: SparseRows,
         *,
         users: FloatArray,
         item_vectors: FloatArray,
@@ -207,7 +208,7 @@ def unite_reference(
     return found | {int(i): float(own[i]) + heard[i] for i in best}
 
 
-def _flat(histories: sp.csr_matrix) -> Histories:
+def _flat(histories: SparseRows) -> Histories:
     return histories.indptr, histories.indices, histories.data
 
 

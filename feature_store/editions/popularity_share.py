@@ -12,9 +12,10 @@ from __future__ import annotations
 from typing import Self
 
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from feature_store.interactions.history_rows import SparseRows
 
 FloatArray = NDArray[np.float32]
 
@@ -44,7 +45,7 @@ class PopularityShare(BaseModel):
             raise ValueError(f"shares {self.shares} are not all in [0, 1]")
         return self
 
-    def of(self, histories: sp.csr_matrix, features: FloatArray) -> FloatArray:
+    def of(self, histories: SparseRows, features: FloatArray) -> FloatArray:
         """(B,) float32 w of each user.
 
         Args:

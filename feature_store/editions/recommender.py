@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
@@ -25,6 +24,7 @@ from feature_store.editions.small_batches import SmallBatchTower
 from feature_store.interactions.catalogue import Catalogue
 from feature_store.interactions.content import ContentSpec
 from feature_store.interactions.history import HistoryPolicy
+from feature_store.interactions.history_rows import HistoryRows, SparseRows, as_matrix
 from feature_store.interactions.user_features import UserFeatureSpec
 from feature_store.registry.names import RECOMMENDER
 from feature_store.vectors import RowFilter, SideIndex, VectorIndex
@@ -221,6 +221,10 @@ class RecommenderEdition:
         )
 
     @cached_property
+    def _type_of(self) -> IntArray:
+        return self.types.numpy()
+
+    @cached_property
     def _small_batches(self) -> SmallBatchTower:
         return SmallBatchTower.of(self.user_tower)
 
@@ -228,7 +232,7 @@ class RecommenderEdition:
     def _history_tensor(self) -> torch.Tensor:
         return torch.from_numpy(self.history_vectors)
 
-    def user_vectors(self, histories: sp.csr_matrix, features: FloatArray) -> FloatArray:
+    def user_vectors(self, histories: SparseRows, features: FloatArray) -> FloatArray:
         """(B, d + r) user vectors: the user tower's unit vector and the tail.
 
         Args:
@@ -236,9 +240,7 @@ class RecommenderEdition:
             features: (B, F) float32, from `UserFeatureSpec`.
         """
         if histories.shape[0] <= SMALL_BATCH:
-            vectors = self._small_batches(
-                histories, features, self.history_vectors, self.types.numpy()
-            )
+            vectors = self._small_batches(histories, features, self.history_vectors, self._type_of)
         else:
             with torch.inference_mode():
                 flat = _flatten(histories, features)
@@ -247,11 +249,11 @@ class RecommenderEdition:
             return vectors
         return np.concatenate([vectors, self._user_tail(histories)], axis=1)
 
-    def popularity_share(self, histories: sp.csr_matrix, features: FloatArray) -> FloatArray:
+    def popularity_share(self, histories: SparseRows, features: FloatArray) -> FloatArray:
         """(B,) float32 in [0, 1]: how far each user's list leans on popularity."""
         return self.scoring.popularity_share.of(histories, features)
 
-    def scores(self, histories: sp.csr_matrix, features: FloatArray) -> FloatArray:
+    def scores(self, histories: SparseRows, features: FloatArray) -> FloatArray:
         """(B, n_items) float32: every item's exact score."""
         users = self.user_vectors(histories, features)
         # In place, and the small factor scaled: the result is large.
@@ -269,7 +271,7 @@ class RecommenderEdition:
         self,
         users: FloatArray,
         shares: FloatArray,
-        histories: sp.csr_matrix,
+        histories: SparseRows,
         *,
         who: IntArray,
         rows: IntArray,
@@ -298,7 +300,7 @@ class RecommenderEdition:
 
     def recommend(
         self,
-        histories: sp.csr_matrix,
+        histories: SparseRows,
         features: FloatArray,
         *,
         k: int,
@@ -322,7 +324,7 @@ class RecommenderEdition:
         self,
         users: FloatArray,
         shares: FloatArray,
-        histories: sp.csr_matrix,
+        histories: SparseRows,
         *,
         n: int,
         k: int,
@@ -374,7 +376,7 @@ class RecommenderEdition:
         scores: FloatArray,
         rows: IntArray,
         users: FloatArray,
-        histories: sp.csr_matrix,
+        histories: SparseRows,
         reach: int,
         allowed: RowFilter | None,
         hidden: Sequence[IntArray] | None,
@@ -403,7 +405,7 @@ class RecommenderEdition:
         scores: FloatArray,
         rows: IntArray,
         popular: IntArray,
-        histories: sp.csr_matrix,
+        histories: SparseRows,
         at: int,
     ) -> tuple[FloatArray, IntArray]:
         """As many as `rows` (n,) of those and the `popular` ones, by the blended score of the user
@@ -463,7 +465,7 @@ class RecommenderEdition:
         changed.__dict__["types"] = self.types  # costs a pass over a million strings
         return changed
 
-    def weigh(self, events: Sequence[Iterable[tuple[int, str]]]) -> sp.csr_matrix:
+    def weigh(self, events: Sequence[Iterable[tuple[int, str]]]) -> HistoryRows:
         """(B, n_items) float32 histories of B users' events: (row, type), newest first."""
         return self.histories([self.weigh_one(each) for each in events])
 
@@ -472,14 +474,9 @@ class RecommenderEdition:
         rows, loud = self.history.weigh_newest_first(events)
         return np.array(rows, np.int32), np.array(loud, np.float32)
 
-    def histories(self, weighed: Sequence[tuple[NDArray[np.int32], FloatArray]]) -> sp.csr_matrix:
+    def histories(self, weighed: Sequence[tuple[NDArray[np.int32], FloatArray]]) -> HistoryRows:
         """(B, n_items) float32: what `weigh_one` said of B users."""
-        indptr = np.zeros(len(weighed) + 1, np.int32)
-        np.cumsum([len(rows) for rows, _ in weighed], out=indptr[1:])
-        none = np.zeros(0, np.int32), np.zeros(0, np.float32)
-        rows, weights = zip(none, *weighed, strict=True)
-        entries = (np.concatenate(weights), np.concatenate(rows), indptr)
-        return sp.csr_matrix(entries, shape=(len(weighed), len(self.catalogue)))
+        return HistoryRows.of(weighed, len(self.catalogue))
 
     def similar(
         self, row: int, *, k: int, allowed: RowFilter | NDArray[np.bool_] | None = None
@@ -493,7 +490,7 @@ class RecommenderEdition:
         return cosines[0], rows[0]
 
     def reasons(
-        self, history: sp.csr_matrix, items: FloatArray, rows: IntArray
+        self, history: SparseRows, items: FloatArray, rows: IntArray
     ) -> tuple[IntArray, FloatArray]:
         """Which history items brought those of `rows` (K,), whose vectors are `items` (K, d + r).
 
@@ -513,13 +510,14 @@ class RecommenderEdition:
             parts += self.scoring.temperature * self.lists.parts(history, rows)
         return history.indices.astype(np.int64), parts
 
-    def _user_tail(self, histories: sp.csr_matrix) -> FloatArray:
-        lengths = np.maximum(np.asarray(histories.sum(1)), 1e-12)  # (B, 1)
-        tail: FloatArray = (histories @ self.history_tail) / lengths**self.scoring.length_power
+    def _user_tail(self, histories: SparseRows) -> FloatArray:
+        matrix = as_matrix(histories)
+        lengths = np.maximum(np.asarray(matrix.sum(1)), 1e-12)  # (B, 1)
+        tail: FloatArray = (matrix @ self.history_tail) / lengths**self.scoring.length_power
         return tail.astype(np.float32, copy=False)
 
 
-def _flatten(histories: sp.csr_matrix, features: FloatArray) -> Histories:
+def _flatten(histories: SparseRows, features: FloatArray) -> Histories:
     users = np.repeat(np.arange(histories.shape[0]), np.diff(histories.indptr))
     return Histories(
         rows=torch.from_numpy(histories.indices.astype(np.int64)),

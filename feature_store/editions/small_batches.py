@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from feature_store.compiled import compiler, prefetch
+from feature_store.interactions.history_rows import SparseRows
 from models.recommender.user_tower import UserTower
 
 FloatArray = NDArray[np.float32]
@@ -48,7 +48,7 @@ class SmallBatchTower:
 
     def __call__(
         self,
-        histories: sp.csr_matrix,
+        histories: SparseRows,
         features: FloatArray,
         vectors: FloatArray,
         types: NDArray[np.int64],

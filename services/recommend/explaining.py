@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import orjson
-import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from feature_store.interactions.history_rows import HistoryRows
 from services.recommend.assortment import Assortment
 from services.recommend.item_texts import SCORE_DECIMALS
 from services.recommend.lists import Lists
@@ -24,7 +24,7 @@ def explained(
     candidates: Candidates,
     lists: Lists,
     number: int,
-    history: sp.csr_matrix,
+    history: HistoryRows,
 ) -> bytes:
     """The items of list `number` as JSON, with what brought and moved them."""
     assortment, count = served.assortment, int(lists.counts[number])
@@ -64,10 +64,10 @@ def _corrections(
 
 
 def _reasons(
-    assortment: Assortment, history: sp.csr_matrix, rows: NDArray[np.int64]
+    assortment: Assortment, history: HistoryRows, rows: NDArray[np.int64]
 ) -> list[list[dict[str, Any]]]:
     """Per item the history items that brought it, the strongest first."""
-    if history.nnz == 0 or len(rows) == 0:
+    if len(history.indices) == 0 or len(rows) == 0:
         return [[] for _ in rows]
     sources, parts = assortment.edition.reasons(history, assortment.vectors(rows), rows)
     explained = []

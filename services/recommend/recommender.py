@@ -71,7 +71,6 @@ def recommend(
         features = edition.user_features.encode(described)
         users = edition.user_vectors(histories, features)
         shares = edition.popularity_share(histories, features)
-        personal = (np.diff(histories.indptr) > 0).tolist()
     outcomes: list[Recommendation | ProblemError | None] = [None] * len(requests)
     groups: dict[int, tuple[RowFilter | None, list[int]]] = {}
     for place, request in enumerate(requests):
@@ -90,7 +89,7 @@ def recommend(
             scores, rows = edition.retrieve(
                 users[chosen],
                 shares[chosen],
-                histories[chosen] if edition.lists and len(places) < len(requests) else histories,
+                histories if len(places) == len(requests) else histories.take(places),
                 n=_fetched(served, k),
                 k=k,
                 allowed=allowed,
@@ -113,11 +112,11 @@ def recommend(
             for number, place in enumerate(places):
                 request, written = requests[place], texts[number]
                 if request.explain:
-                    items = explained(served, candidates, lists, number, histories[place])
+                    items = explained(served, candidates, lists, number, histories.take([place]))
                     written = written._replace(items=items)
                 outcomes[place] = Recommendation(
                     written,
-                    personal[place],
+                    len(seen[place].rows) > 0,
                     [each for each in request.history if assortment.row(each) < 0],
                     candidates.users[number],
                     lists.rows[number, : counts[number]],
