@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -65,28 +65,43 @@ class Reader:
         return self._read([], keys, args)[1]
 
     def values(
-        self, names: Sequence[str], *, keys: Sequence[str] = (), args: Sequence[Any] = ()
+        self,
+        names: Sequence[str],
+        *,
+        keys: Sequence[str] = (),
+        args: Sequence[Any] = (),
+        meanwhile: Callable[[], None] | None = None,
     ) -> tuple[list[bytes | None], Any]:
         """The strings at `names`, which are some, and of the script over `keys`, where there are
-        any, what it returns: in one round trip.
+        any, what it returns: in one round trip. `meanwhile` is called once, while that is under
+        way; it must not read with this reader.
 
         Raises:
             redis.RedisError: the server is gone, or the script failed.
         """
-        return self._read(names, keys, args)
+        return self._read(names, keys, args, meanwhile)
 
     def _read(
-        self, names: Sequence[str], keys: Sequence[str], args: Sequence[Any]
+        self,
+        names: Sequence[str],
+        keys: Sequence[str],
+        args: Sequence[Any],
+        meanwhile: Callable[[], None] | None = None,
     ) -> tuple[list[bytes | None], Any]:
+        left = [] if meanwhile is None else [meanwhile]
         with self._lock:
             try:
-                return self._asked(names, keys, args)
+                return self._asked(names, keys, args, left)
             except redis.ConnectionError:
                 # The server may have closed it while nothing was asked; one that is gone refuses.
-                return self._asked(names, keys, args)
+                return self._asked(names, keys, args, left)
 
     def _asked(
-        self, names: Sequence[str], keys: Sequence[str], args: Sequence[Any]
+        self,
+        names: Sequence[str],
+        keys: Sequence[str],
+        args: Sequence[Any],
+        meanwhile: list[Callable[[], None]],
     ) -> tuple[list[bytes | None], Any]:
         commands: list[tuple[Any, ...]] = []
         if names:
@@ -96,9 +111,11 @@ class Reader:
             commands.append(("EVALSHA", self._sha, *tail))
         self._connection.send_packed_command(self._connection.pack_commands(commands))
         try:
+            while meanwhile:
+                meanwhile.pop()()
             values = self._connection.read_response() if names else []
-        except redis.ResponseError:
-            self._connection.disconnect()  # the script's answer must not be the next one's
+        except Exception:
+            self._connection.disconnect()  # what was not read must not be the next one's answer
             raise
         if not keys:
             return values, None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple, cast
@@ -235,12 +235,17 @@ class OnlineStore:
         return [each.read() for each in self.stored(user_ids)]
 
     def stored(
-        self, user_ids: Sequence[str], remembered: Mapping[str, StoredUser] = _NOBODY
+        self,
+        user_ids: Sequence[str],
+        remembered: Mapping[str, StoredUser] = _NOBODY,
+        *,
+        meanwhile: Callable[[], None] | None = None,
     ) -> list[StoredUser]:
         """`users` as it is stored.
 
         Of those `remembered` only the revision is asked, and where it still holds they are what is
-        returned; a second round trip reads those that have changed.
+        returned; a second round trip reads those that have changed. Where all are remembered,
+        `meanwhile` is called while their revisions are on their way.
         """
         kept = [each for each in user_ids if each in remembered and remembered[each].revision]
         found = {each: remembered[each] for each in kept}
@@ -248,7 +253,10 @@ class OnlineStore:
         if kept:
             prefix = self._key("revision", "")
             revisions, answers = self._reader.values(
-                [prefix + each for each in kept], keys=self._keys(new), args=_WHOLE
+                [prefix + each for each in kept],
+                keys=self._keys(new),
+                args=_WHOLE,
+                meanwhile=None if new else meanwhile,
             )
             found.update(_read(new, answers or ()))
             new = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -25,6 +25,9 @@ from services.recommend.versions import CHAMPION, Versions
 from services.recommend.warm_up import RecentQueries
 
 log = logging.getLogger(__name__)
+
+# What was found for the request at each place of a batch.
+_Found = dict[int, Recommendation | ProblemError]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,29 +89,77 @@ class Answering:
         arms = self._versions.arms
         if CHAMPION not in arms:
             return [self._versions.unavailable()] * len(asked)
-        known = self._known([each.request for each in asked])
         places: dict[str, list[int]] = {}
         for place, each in enumerate(asked):
             arm = self._versions.arm_of(each.request.user_id, arms)
             places.setdefault(arm, []).append(place)
+        requests = [each.request for each in asked]
         answers: list[bytes | BaseException] = [b""] * len(asked)
+        known, found = self._ranked(arms, places, requests)
         for arm, here in places.items():
             served = arms[arm]
-            requests = [asked[place].request for place in here]
-            of_them = [known[place] for place in here]
-            found = recommend(served, requests, of_them, self._telemetry)
-            bodies = self._told(served, requests, of_them, found)
+            theirs, of_them = [requests[place] for place in here], [known[place] for place in here]
+            bodies = self._told(served, theirs, of_them, [found[place] for place in here])
             for place, body in zip(here, bodies, strict=True):
                 answers[place] = body
             self._count(arm, served.version, [asked[place] for place in here])
-            self._recent.remember(requests[:1], of_them[:1])
+            self._recent.remember(theirs[:1], of_them[:1])
         return answers
 
-    def _known(self, requests: Sequence[RecommendationRequest]) -> list[KnownUser]:
-        with self._telemetry.timed("user"):
-            ids = list({each.user_id: None for each in requests if each.user_id is not None})
-            of = dict(zip(ids, self._users.get(ids), strict=True))
-        return [KnownUser() if r.user_id is None else of[r.user_id] for r in requests]
+    def _ranked(
+        self,
+        arms: Mapping[str, Served],
+        places: Mapping[str, Sequence[int]],
+        requests: Sequence[RecommendationRequest],
+    ) -> tuple[list[KnownUser], _Found]:
+        """What is known of each request's user, and what is found for it.
+
+        Lists are computed of what is remembered while Redis is asked whether it still holds, and
+        once more for those of whom something is new.
+        """
+        found: _Found = {}
+        known: list[KnownUser] = []
+
+        def rank(now_known: list[KnownUser]) -> None:
+            for arm, here in places.items():
+                new = [p for p in here if not known or known[p] is not now_known[p]]
+                if new:
+                    of_them = [now_known[place] for place in new]
+                    theirs = [requests[place] for place in new]
+                    ranked = recommend(arms[arm], theirs, of_them, self._telemetry)
+                    found.update(zip(new, ranked, strict=True))
+            known[:] = now_known
+
+        rank(self._known(requests, rank))
+        return known, found
+
+    def _known(
+        self,
+        requests: Sequence[RecommendationRequest],
+        meanwhile: Callable[[list[KnownUser]], None],
+    ) -> list[KnownUser]:
+        """What is known of each request's user; see `Users.get` for `meanwhile`."""
+        ids = list({each.user_id: None for each in requests if each.user_id is not None})
+        nobody = {p: KnownUser() for p, each in enumerate(requests) if each.user_id is None}
+        elsewhere = 0.0
+
+        def of_each(users: Sequence[KnownUser]) -> list[KnownUser]:
+            of = dict(zip(ids, users, strict=True))
+            return [
+                nobody[place] if each.user_id is None else of[each.user_id]
+                for place, each in enumerate(requests)
+            ]
+
+        def timed(users: list[KnownUser]) -> None:
+            nonlocal elsewhere
+            began = time.perf_counter()
+            meanwhile(of_each(users))
+            elsewhere = time.perf_counter() - began
+
+        started = time.perf_counter()
+        users = self._users.get(ids, timed)
+        self._telemetry.took("user", time.perf_counter() - started - elsewhere)
+        return of_each(users)
 
     def _told(
         self,

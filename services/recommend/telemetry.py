@@ -132,12 +132,20 @@ class Telemetry:
     def timed(self, stage: str) -> AbstractContextManager[None]:
         """Time one stage, and make a span of it where there is a tracer. Requests that are computed
         together share their stages: the spans are under the request that began the batch."""
-        series = self._stages.get(stage)
-        if series is None:  # looking one up by its label costs more than the observation
-            series = self._stages[stage] = self.stage.labels(stage)
+        series = self._series(stage)
         if self.tracer is None:
             return _Timed(series)
         return self._traced(stage, self.tracer, series)
+
+    def took(self, stage: str, seconds: float) -> None:
+        """Count a stage that was not one stretch of time."""
+        self._series(stage).observe(seconds)
+
+    def _series(self, stage: str) -> Histogram:
+        series = self._stages.get(stage)
+        if series is None:  # looking one up by its label costs more than the observation
+            series = self._stages[stage] = self.stage.labels(stage)
+        return series
 
     @contextmanager
     def _traced(self, stage: str, tracer: Tracer, series: Histogram) -> Iterator[None]:

@@ -101,14 +101,29 @@ class Users:
         self._available = True
         return True
 
-    def get(self, user_ids: Sequence[str]) -> list[KnownUser]:
-        """What is known of each user, in one round trip; nothing for an unknown one."""
+    def get(
+        self,
+        user_ids: Sequence[str],
+        meanwhile: Callable[[list[KnownUser]], None] | None = None,
+    ) -> list[KnownUser]:
+        """What is known of each user, in one round trip; nothing for an unknown one.
+
+        Where all of them are remembered, `meanwhile` is called with what they were, while Redis is
+        asked whether they still are: those of whom nothing is new are the same objects.
+        """
         if not user_ids:
             return []
         if self.available:
             now = time.monotonic()
+            trusted = self._trusted(user_ids, now)
+            stored = {user_id: user.stored for user_id, user in trusted.items()}
+
+            def guess() -> None:
+                if meanwhile is not None:
+                    meanwhile([trusted[user_id] for user_id in user_ids])
+
             try:
-                found = self._store.stored(user_ids, self._trusted(user_ids, now))
+                found = self._store.stored(user_ids, stored, meanwhile=guess)
             except redis.RedisError:
                 self._available = False
             else:
@@ -181,12 +196,12 @@ class Users:
         self._learn(record)
         return applied
 
-    def _trusted(self, user_ids: Sequence[str], now: float) -> dict[str, StoredUser]:
+    def _trusted(self, user_ids: Sequence[str], now: float) -> dict[str, KnownUser]:
         """Those who are remembered, and need not be read unless their revision says so."""
         remembered = self._remembered
         with self._lock:
             return {
-                user_id: user.stored
+                user_id: user
                 for user_id in user_ids
                 if (user := remembered.get(user_id)) is not None and now < user.read_at + _TRUSTED_S
             }

@@ -59,3 +59,20 @@ def test_values_and_the_script_come_together(read, redis_client):
     redis_client.script_flush()
     assert read.values(["two"], keys=["key"]) == ([b"2"], b"value")
     assert read.values(["one"]) == ([b"1"], None)
+
+
+def test_what_is_done_meanwhile_is_done_once_though_the_server_closed_the_connection(
+    read, redis_client
+):
+    assert read.values(["key"]) == ([b"value"], None)
+    done = []
+    redis_client.client_kill_filter(_type="normal", skipme=True)
+    assert read.values(["key"], meanwhile=lambda: done.append(1)) == ([b"value"], None)
+    assert done == [1]
+
+
+def test_what_fails_meanwhile_leaves_no_answer_behind_for_the_next(read, redis_client):
+    redis_client.set("other", "another")
+    with pytest.raises(ZeroDivisionError):
+        read.values(["key"], meanwhile=lambda: 1 / 0)
+    assert read.values(["other"]) == ([b"another"], None)

@@ -117,6 +117,18 @@ def test_of_whom_nothing_is_new_is_not_read_again(store):
     assert still is bob
 
 
+def test_what_is_done_meanwhile_needs_all_to_be_remembered(store):
+    store.append("ann", Event("a", 1))
+    remembered = dict(zip(["ann"], store.stored(["ann"]), strict=True))
+    done = []
+    store.stored(["ann", "bob"], remembered, meanwhile=lambda: done.append("some"))
+    assert done == []
+    store.append("ann", Event("b", 2))
+    found = store.stored(["ann"], remembered, meanwhile=lambda: done.append("all"))
+    assert done == ["all"]
+    assert [each.item_id for each in found[0].read().events] == ["b", "a"]
+
+
 CHANGES = st.sampled_from(["append", "hide", "features", "fill", "forget", "nothing"])
 USERS = st.sampled_from(["ann", "bob", "cid"])
 

@@ -4,6 +4,8 @@ import pytest
 
 from feature_store.offline import FeedbackLog
 
+from .conftest import publish, serving
+
 
 def send(client, **body):
     response = client.post("/v1/feedback", json={"user_id": "u", "item_id": "film-sea-01"} | body)
@@ -54,3 +56,21 @@ def test_feedback_for_an_unknown_prediction_or_item_is_kept_and_said(client, set
 def test_a_weight_that_is_no_strength_is_refused(client, weight):
     response = client.post("/v1/feedback", json={"user_id": "u", "item_id": "i", "weight": weight})
     assert response.status_code == 422
+
+
+def test_a_click_that_another_process_was_told_of_is_in_the_next_answer(
+    registry, settings, tmp_path
+):
+    publish(registry, tmp_path / "edition")
+    with serving(settings()) as one, serving(settings()) as other:
+        body = {"user_id": "ann", "k": 5, "history": []}
+        told = {"user_id": "ann", "item_id": "film-war-01", "type": "click"}
+        assert other.post("/v1/feedback", json=told).json()["status"] == "applied"
+        first = one.post("/v1/recommendations", json=body).json()
+        again = one.post("/v1/recommendations", json=body).json()
+        assert again["items"] == first["items"]
+        best = first["items"][0]["item_id"]
+        other.post("/v1/feedback", json=told | {"item_id": best})
+        after = one.post("/v1/recommendations", json=body).json()
+        assert best not in [item["item_id"] for item in after["items"]]
+        assert not after["degraded"]
