@@ -1,4 +1,4 @@
-"""What numba has no words for: half floats, sums that stay in registers, memory asked for early.
+"""What numba has no words for: half floats, and sums that stay in registers.
 
 Each is a function inside compiled code. The code is LLVM's, which uses the vectors that a processor
 has; half floats need one that converts them (x86 since 2012, ARM).
@@ -16,7 +16,6 @@ from numba.extending import intrinsic
 
 # Columns that are summed side by side: blocks of the first width, what is left by the next.
 _WIDTHS = (32, 16, 8, 4, 1)
-_LINE_BYTES = 64
 cgutils: Any = numba_cgutils  # without types
 _FUSED = ("contract",)  # a product and a sum are one operation where the processor has it
 _FLOAT, _HALF, _INT = ir.FloatType(), ir.HalfType(), ir.IntType(32)
@@ -116,28 +115,3 @@ def _float_of_bits(_: Any, bits: Any) -> Any:
 
 # The float32 that an int32's bits are.
 float_of_bits: Callable[..., Any] = intrinsic(_float_of_bits)
-
-
-def _ask_for(_: Any, array: Any, row: Any) -> Any:
-    del row  # its type does not matter: it is a number
-
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        of_array = context.make_array(signature.args[0])(context, builder, arguments[0])
-        stride = cgutils.unpack_tuple(builder, of_array.strides)[0]
-        byte = ir.IntType(8).as_pointer()
-        start = builder.bitcast(of_array.data, byte)
-        start = builder.gep(start, [builder.mul(arguments[1], stride)])
-        kind = ir.FunctionType(ir.VoidType(), [byte, _INT, _INT, _INT])
-        prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        step = stride.type(_LINE_BYTES)
-        with cgutils.for_range_slice(builder, stride.type(0), stride, step, stride.type) as (at, _):
-            # To read (0), as data (1), into the second level (2): the first has room for too few
-            # requests, 10 GB/s come through it and 16 through the second (Zen 4).
-            builder.call(prefetch, [builder.gep(start, [at]), _INT(0), _INT(2), _INT(1)])
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp), emit
-
-
-# (array, row): begin to fetch array[row] from memory, and do not wait for it.
-ask_for: Callable[..., None] = intrinsic(_ask_for)
