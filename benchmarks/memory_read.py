@@ -1,13 +1,14 @@
 """The cost of the error memory: to read it, to write it, to see what another wrote.
 
-    python -m benchmarks.memory_read [--quick] [--entries N]
+    python -m benchmarks.memory_read [--quick] [--entries N] [--classes C]
 
-One core, one million entries (65,536 with --quick) of 32-dimensional keys and scores in a local
-table; a read corrects 256 candidates (`p50_ms`, `p99_ms`) or one (`one_p50_us`). The baseline is
-the same correction with the buckets in Redis, where every replica would see a write at once: one
-round trip fetches the packed entries of the same buckets, then the same kernels run on them, and
-say the same. Writes go through the log of a real server, 64 entries a message; `visible_p99_ms` is
-the time from before the append until a replica in another process has read it.
+One core, one million entries (65,536 with --quick) of 32-dimensional keys and scores, or
+probabilities of C classes, in a local table; a read corrects 256 candidates (`p50_ms`, `p99_ms`) or
+one (`one_p50_us`). The baseline is the same correction with the buckets in Redis, where every
+replica would see a write at once: one round trip fetches the packed entries of the same buckets,
+then the same kernels run on them, and say the same. Writes go through the log of a real server, 64
+entries a message; `visible_p99_ms` is the time from before the append until a replica in another
+process has read it.
 """
 
 from __future__ import annotations
@@ -40,19 +41,23 @@ D, CANDIDATES, MESSAGE = 32, 256, 64
 def main() -> None:
     """Run the benchmark, or the replica that watches."""
     if sys.argv[1:2] == ["--replica"]:
-        watch(sys.argv[2])
+        watch(sys.argv[2], int(sys.argv[3]))
         return
-    options: dict[str, dict[str, Any]] = {"--entries": {"type": int, "default": None}}
+    options: dict[str, dict[str, Any]] = {
+        "--entries": {"type": int, "default": None},
+        "--classes": {"type": int, "default": 1},
+    }
     arguments = parse(__doc__, data=None, seeds=1, options=options)
     n = arguments.extra.entries or (2**16 if arguments.quick else 2**20)
+    classes = arguments.extra.classes
     rounds = 300 if arguments.quick else 2_000
     result = Result("memory_read")
     policy = reading_policy(n)
-    memory = ErrorMemory(policy, d=D, n_classes=1)
+    memory = ErrorMemory(policy, d=D, n_classes=classes)
     rng = np.random.default_rng(0)
     wrote = time.perf_counter()
     for start in range(0, n, 4096):
-        memory.write(entries(rng, min(4096, n - start), policy.n_experts))
+        memory.write(entries(rng, min(4096, n - start), memory))
     result.details["table_writes_per_s"] = n / (time.perf_counter() - wrote)
     result.details["entries"] = len(memory)
     result.ours = read_times(memory, rng, rounds)
@@ -63,7 +68,7 @@ def main() -> None:
         client = connect(server.url, timeout_s=30)
         result.baselines["redis_round_trip"] = redis_read_times(client, memory, rng, rounds // 10)
         client.flushall()
-        result.ours |= write_times(client, server.url, policy, rng, quick=arguments.quick)
+        result.ours |= write_times(client, server.url, memory, rng, quick=arguments.quick)
     stats = memory.stats()
     result.ours["table_bytes_per_entry"] = stats.bytes / n
     result.details["times_faster_than_redis"] = (
@@ -83,25 +88,29 @@ def reading_policy(n: int) -> MemoryPolicy:
     )
 
 
-def entries(rng: np.random.Generator, n: int, experts: int) -> ErrorBatch:
+def entries(rng: np.random.Generator, n: int, memory: ErrorMemory) -> ErrorBatch:
     """Keys around 500 centres, as a model's representations cluster."""
     centres = np.random.default_rng(1).standard_normal((500, D)) / D**0.5
     keys = centres[rng.integers(0, 500, n)] + 0.3 * rng.standard_normal((n, D)) / D**0.5
-    labels = rng.integers(0, 2, (n, 1)).astype(np.float32)
+    classes = memory.n_classes
+    truth = rng.integers(0, max(classes, 2), n)
+    labels = truth[:, None] if classes == 1 else np.eye(classes)[truth]
+    predictions = (
+        rng.random((n, 1)) if classes == 1 else rng.dirichlet(np.full(classes, 0.3), size=n)
+    )
     return ErrorBatch.of(
         keys.astype(np.float32),
-        labels,
-        rng.random((n, 1), np.float32),
-        losses=rng.random((n, experts + 1), np.float32),
+        labels.astype(np.float32),
+        predictions.astype(np.float32),
+        losses=rng.random((n, memory.policy.n_experts + 1), np.float32),
     )
 
 
 def read_times(memory: ErrorMemory, rng: np.random.Generator, rounds: int) -> dict[str, float]:
     """Quantiles of a local read."""
-    experts = memory.policy.n_experts
     many, one = [], []
     for _ in range(rounds):
-        batch = entries(rng, CANDIDATES, experts)
+        batch = entries(rng, CANDIDATES, memory)
         started = time.perf_counter()
         memory.read(batch.keys, batch.predictions)
         many.append(time.perf_counter() - started)
@@ -136,10 +145,10 @@ def redis_read_times(
         names = [f"b:{number}" for number in range(start, min(start + 1024, len(packed)))]
         client.mset({name: packed[start + i].tobytes() for i, name in enumerate(names)})
     kernels = 1 + len(memory.policy.kernels)
-    estimates = np.empty((CANDIDATES, memory.policy.n_experts, 1), np.float32)
+    estimates = np.empty((CANDIDATES, memory.policy.n_experts, memory.n_classes), np.float32)
     times = []
     for _ in range(max(rounds, 20)):
-        batch = entries(rng, CANDIDATES, memory.policy.n_experts)
+        batch = entries(rng, CANDIDATES, memory)
         started = time.perf_counter()
         room = scratch(table, parameters.kernels, CANDIDATES, parameters.probes)
         find_buckets(table, batch.keys, room)
@@ -162,12 +171,12 @@ def redis_read_times(
 
 
 def write_times(
-    client: redis.Redis, url: str, policy: MemoryPolicy, rng: np.random.Generator, *, quick: bool
+    client: redis.Redis, url: str, memory: ErrorMemory, rng: np.random.Generator, *, quick: bool
 ) -> dict[str, float]:
     """Ingest through the log, replay, and the time until another process sees a write."""
     log = MemoryLog(client, model="bench", version="v1")
     messages = 300 if quick else 3_000
-    ready = [entries(rng, MESSAGE, policy.n_experts) for _ in range(50)]
+    ready = [entries(rng, MESSAGE, memory) for _ in range(50)]
     numbered = 0
     spent = 0.0
     for step in range(messages):
@@ -178,7 +187,7 @@ def write_times(
         log.append(batch)
         spent += time.perf_counter() - started
     header, records = pack(ready[0])
-    replica = MemoryReplica(log, policy, d=D, n_classes=1)
+    replica = MemoryReplica(log, memory.policy, d=D, n_classes=memory.n_classes)
     started = time.perf_counter()
     replica.catch_up()
     caught_up = time.perf_counter() - started
@@ -195,7 +204,7 @@ def visible_p99_ms(
 ) -> float:
     """From before the append until the other process has it, on one machine's clock."""
     child = subprocess.Popen(
-        [sys.executable, __file__, "--replica", url],
+        [sys.executable, __file__, "--replica", url, str(ready[0].labels.shape[1])],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
     )
     try:
@@ -216,13 +225,13 @@ def visible_p99_ms(
         child.wait()
 
 
-def watch(url: str) -> None:
+def watch(url: str, classes: int) -> None:
     """The other replica: says when it has read how far."""
     client = connect(url, timeout_s=30)
     log = MemoryLog(connect(url, timeout_s=30), model="bench", version="v1")
-    replica = MemoryReplica(log, reading_policy(2**16), d=D, n_classes=1)
+    replica = MemoryReplica(log, reading_policy(2**16), d=D, n_classes=classes)
     replica.catch_up()
-    probe = entries(np.random.default_rng(0), 1, 1)
+    probe = entries(np.random.default_rng(0), 1, replica.memory)
     replica.read(probe.keys, probe.predictions)
     client.rpush("ready", "1")
     while True:
