@@ -29,6 +29,8 @@ RESTART_PAUSE_S = 1.0
 # for the pages that change while the append-only file is rewritten.
 MEMORY_SHARE = 0.5
 _WATCH_S = 0.1
+# One that loads answers between pieces of its file, and is first greeted.
+_ANSWER_TIMEOUT_S = 5.0
 _LOADING_IS_SAID_AFTER_S = 2.0
 # What a container may use, in bytes: of the second and of the first version of control groups.
 _CONTAINER_LIMITS = (
@@ -228,7 +230,7 @@ class EmbeddedRedis:
     def _ask(self) -> _Found:
         if not self.socket.exists():
             return _Found.ABSENT
-        with connect(self.url, timeout_s=1.0) as client:
+        with connect(self.url, timeout_s=_ANSWER_TIMEOUT_S) as client:
             try:
                 client.ping()
             except BusyLoadingError:

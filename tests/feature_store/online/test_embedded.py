@@ -152,12 +152,11 @@ def test_a_server_that_is_loading_can_be_stopped(short_directory):
 
 def test_an_interrupt_ends_the_wait_and_the_server(short_directory):
     with EmbeddedRedis(short_directory) as server:
-        fill(server)
+        fill(server, keys=5 * KEYS)
     code = (
         "import sys, pathlib\n"
         "from feature_store.online import EmbeddedRedis\n"
-        "options = {'key-load-delay': '4000'}\n"
-        "EmbeddedRedis(pathlib.Path(sys.argv[1]), options=options).start()\n"
+        f"EmbeddedRedis(pathlib.Path(sys.argv[1]), options={SLOW}).start()\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code, str(short_directory)],
