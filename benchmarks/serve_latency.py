@@ -231,6 +231,7 @@ def _swaps(ours: Server, place: Place, rate: float, *, seconds: float) -> dict[s
         "seconds": seconds,
         "failed": loaded["failed"],
         "requests": sum(loaded["statuses"].values()),
+        "statuses": loaded["statuses"],
         "p99_ms": loaded["p99_ms"],
         "quiet_p99_ms": quiet["p99_ms"],
         "quiet_failed": quiet["failed"],

@@ -31,6 +31,11 @@ Answer = TypeVar("Answer")
 _FORGETTING = 0.1
 # The loop does nothing else while a batch is computed.
 _LONGEST_BATCH_S = 0.02
+# A request may wait here for so much of its deadline: in a burst, and where the queue has not been
+# short for a while, which is no burst but too many (the thought is CoDel's, Nichols and Jacobson
+# 2012). Then each waits in its socket too, before it is read, and nobody sees that from here.
+_IN_A_BURST, _STANDING = 0.5, 0.15
+_STANDS_AFTER_S = 0.3
 # So long behind a batch its clients may be about to ask again, and so long they are waited for.
 _GATHERING_S = 0.001
 
@@ -81,6 +86,8 @@ class Batcher(Generic[Asked, Answer]):
         self._due = False
         self._timer: asyncio.TimerHandle | None = None
         self._gathered, self._finished = 0, -math.inf
+        # When no more than a batch waited for the last time.
+        self._short_at = 0.0
         self._seconds_per_request = 0.0
 
     @property
@@ -95,18 +102,26 @@ class Batcher(Generic[Asked, Answer]):
             OverloadedError: too many wait, or they would take longer than the deadline.
         """
         depth = len(self._waiting)
-        hopeless = depth * self._seconds_per_request > self._deadline_s / 2
-        if depth >= self._max_queue or (hopeless and depth > self._max_batch):
+        now = self._clock()
+        short = depth <= self._max_batch
+        if depth >= self._max_queue or (not short and self._too_long(depth, now)):
             raise OverloadedError("queue")
+        if short:
+            self._short_at = now
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answer] = loop.create_future()
-        now = self._clock()
         self._waiting.append(_Job(asked, now + self._deadline_s, future))
         if depth + 1 >= self._gathered or now >= self._finished + _GATHERING_S:
             self._soon(loop)
         elif self._timer is None and not self._due:
             self._timer = loop.call_later(_GATHERING_S, self._round, loop)
         return future
+
+    def _too_long(self, depth: int, now: float) -> bool:
+        """Whether who comes behind `depth` others would wait longer than is allowed."""
+        stands = now > self._short_at + _STANDS_AFTER_S
+        allowed_s = (_STANDING if stands else _IN_A_BURST) * self._deadline_s
+        return depth * self._seconds_per_request > allowed_s
 
     def _soon(self, loop: asyncio.AbstractEventLoop) -> None:
         """Compute as soon as the loop comes round."""

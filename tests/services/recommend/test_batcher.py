@@ -91,6 +91,43 @@ def test_what_cannot_be_answered_in_time_is_refused():
     assert batches == []
 
 
+def test_a_burst_may_wait_for_longer_than_too_many_may():
+    now = 0.0
+
+    def compute(numbers):
+        nonlocal now
+        now += 0.01 * len(numbers)
+        return list(numbers)
+
+    batcher = Batcher(compute, max_batch=4, deadline_s=1.0, clock=lambda: now)
+
+    async def ask():
+        nonlocal now
+        await batcher.ask(0)  # it knows what a request costs
+        now += 10.0
+        burst = [batcher.ask(number) for number in range(45)]  # the last one waits for .45 s
+        assert await asyncio.gather(*burst) == list(range(45))
+        # Twice as many as it can answer, for a second: the queue becomes long, and then short.
+        waits, refused, under_way = [], 0, []
+        for _ in range(100):
+            for _ in range(8):
+                try:
+                    asked_at, future = now, batcher.ask(1)
+                except OverloadedError:
+                    refused += 1
+                    continue
+                future.add_done_callback(lambda _, at=asked_at: waits.append(now - at))
+                under_way.append(future)
+            await asyncio.sleep(0)
+        await asyncio.gather(*under_way)
+        return waits, refused
+
+    waits, refused = run_alone(ask())
+    assert refused > 300
+    assert max(waits) < 0.6
+    assert max(waits[len(waits) // 2 :]) < 0.25
+
+
 def test_a_batch_that_fails_fails_its_own_requests_alone():
     def compute(numbers):
         if 0 in numbers:
