@@ -35,7 +35,7 @@ class Catalogue:
     @cached_property
     def row_of(self) -> dict[str, int]:
         """Item id → row."""
-        return {item_id: row for row, item_id in enumerate(self.item_ids)}
+        return dict(zip(self.item_ids, range(len(self.item_ids)), strict=True))
 
     @cached_property
     def types(self) -> tuple[str, ...]:

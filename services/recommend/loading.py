@@ -103,6 +103,7 @@ def load_served(
     prepare: Callable[[RecommenderEdition, str], Served],
     warm_up: Callable[[Served], None] = lambda _: None,
     device: str = "auto",
+    like: RecommenderEdition | None = None,
 ) -> Served:
     """The version that `alias` names, or when it is not fit to serve the newest good one before.
 
@@ -113,6 +114,7 @@ def load_served(
         prepare: makes what serves of an edition and its version.
         warm_up: raises when the version does not answer as it must.
         device: where the index goes.
+        like: one that is loaded already; see `RecommenderEdition.load`.
 
     Raises:
         RegistryError: the alias does not exist, or no version in its history is whole.
@@ -123,7 +125,7 @@ def load_served(
     for version in reversed(history):
         try:
             directory, _ = registry.open(model, version)
-            served = prepare(RecommenderEdition.load(directory, device=device), version)
+            served = prepare(RecommenderEdition.load(directory, device=device, like=like), version)
             warm_up(served)
         except (
             Exception

@@ -11,7 +11,6 @@ from feature_store.pseudonyms import differs
 from feature_store.registry import Registry, RegistryError
 from services.problems import ProblemError
 from services.recommend.item_changes import ItemChanges
-from services.recommend.item_texts import ItemTexts
 from services.recommend.loading import Served, load_served
 from services.recommend.memory import Memories
 from services.recommend.settings import CatalogueSettings
@@ -142,7 +141,7 @@ class Versions:
         if serving is not None and serving.wanted == wanted:
             if changed:
                 assortment = serving.assortment
-                served = self._prepare(assortment.base, serving.version, assortment.texts)
+                served = self._prepare(assortment.base, serving.version)
                 self._switch(arm, served.instead_of(serving))
             return
         served = load_served(
@@ -151,6 +150,7 @@ class Versions:
             alias=alias,
             device=self._device,
             prepare=self._prepare,
+            like=next((each.assortment.base for each in self._arms.values()), None),
             warm_up=lambda loaded: warm_up(loaded, self._recent.sample()),
         )
         if served.problem:
@@ -169,10 +169,10 @@ class Versions:
             self._named_otherwise[arm] = f"version {version}: {problem}"
             log.warning("version %s: %s", version, problem)
 
-    def _prepare(
-        self, edition: RecommenderEdition, version: str, texts: ItemTexts | None = None
-    ) -> Served:
+    def _prepare(self, edition: RecommenderEdition, version: str) -> Served:
         """What serves of an edition: the place where corrections of the model come in."""
+        loaded = [each.assortment for each in self._arms.values()]
+        texts = next((each.texts for each in loaded if each.base.items is edition.items), None)
         return Served.of(
             edition,
             version=version,

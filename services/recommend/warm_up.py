@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 
@@ -17,6 +18,8 @@ from services.recommend.telemetry import Telemetry
 from services.recommend.users import KnownUser
 
 REMEMBERED_QUERIES = 64
+# Behind each query whoever is served meanwhile has the interpreter for so long.
+_BREATH_S = 0.002
 # Pages of the index that nobody has read yet come from the disk: a sample of rows reads them in.
 TOUCHED_ROWS = 4_096
 
@@ -72,6 +75,7 @@ def warm_up(served: Served, recent: Sequence[tuple[RecommendationRequest, KnownU
     queries = [*own, *recent]
     for batch in (*([query] for query in queries), queries):
         outcomes = recommend(served, [q[0] for q in batch], [q[1] for q in batch], telemetry)
+        time.sleep(_BREATH_S)
         for (request, _), outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, ProblemError):
                 continue  # asked of another version: this one may lack the item type

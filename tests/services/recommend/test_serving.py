@@ -2,11 +2,14 @@
 
 import threading
 from collections import Counter
+from dataclasses import replace
 
 import httpx
 import numpy as np
+import polars as pl
 import pytest
 
+from feature_store.editions import RecommenderEdition
 from feature_store.registry import Registry
 from services.recommend.settings import Boost, CatalogueSettings, Limits, Rules, Where
 from tests.patience import within
@@ -262,3 +265,18 @@ def test_what_is_no_json_is_a_problem_document(client, path):
     refused = client.post(path, content=b"{not json", headers={"content-type": "application/json"})
     assert refused.status_code == 422
     assert refused.json()["title"] == "Invalid request"
+
+
+def test_two_versions_of_one_catalogue_hold_its_items_once(tmp_path):
+    edition = make_edition(0)
+    edition.save(tmp_path / "one")
+    make_edition(1).save(tmp_path / "two")
+    one = RecommenderEdition.load(tmp_path / "one", device="cpu")
+    two = RecommenderEdition.load(tmp_path / "two", device="cpu", like=one)
+    assert two.items is one.items
+    assert two.catalogue is one.catalogue
+    np.testing.assert_array_equal(two.types.numpy(), one.types.numpy())
+    renamed = edition.items.with_columns(title=pl.lit("another"))
+    replace(edition, items=renamed).save(tmp_path / "three")
+    three = RecommenderEdition.load(tmp_path / "three", device="cpu", like=one)
+    assert three.items["title"].to_list() == ["another"] * len(renamed)
