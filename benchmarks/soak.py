@@ -20,9 +20,9 @@ and brings back as it likes. `slope_mb_per_hour` is the least-squares slope, wit
 of its estimate, over the least memory between each two promotions: while a version is loaded
 beside the other the memory jumps, and the jumps say nothing of what stays.
 `slope_samples_mb_per_hour` is of every sample. `failed` counts answers that were no 2xx, or none
-at all: it must be 0. A request whose connection was closed meanwhile (the service does so after 5 s
-of silence, which a starved client may keep) is sent once more, as a load balancer does; `retried`
-counts them.
+at all: it must be 0. `failed_at_s` says when, for whoever stops a process beside it. A
+request whose connection was closed meanwhile (the service does so after 75 s of silence, which a
+starved client may keep) is sent once more, as a load balancer does; `retried` counts them.
 """
 
 from __future__ import annotations
@@ -85,6 +85,7 @@ class Soak:
     Attributes:
         anonymous, resident: (seconds, MB) once a second.
         latency_ms: of every recommendation.
+        failed_at_s: since the start, of each failure.
     """
 
     anonymous: list[tuple[float, float]] = field(default_factory=list)
@@ -93,6 +94,7 @@ class Soak:
     requests: int = 0
     retried: int = 0
     failures: Counter[str] = field(default_factory=Counter)
+    failed_at_s: list[float] = field(default_factory=list)
     swaps: int = 0
     versions: set[str] = field(default_factory=set)
 
@@ -146,6 +148,7 @@ def main() -> None:
         "p99_ms": float(np.percentile(seen.latency_ms, 99)),
     }
     result.details["failures"] = dict(seen.failures + warm.failures)
+    result.details["failed_at_s"] = [round(each) for each in seen.failed_at_s]
     result.details["floors_mb"] = [round(each, 1) for _, each in least]
     result.details["warm_up_mb"] = [round(each, 1) for _, each in floors(warm.anonymous, 30.0)]
     result.print()
@@ -206,12 +209,13 @@ class _Load:
     registry: Registry
     versions: list[str]
     promoted: int = 0
+    started: float = 0.0
     seen: Soak = field(default_factory=Soak)
 
     def run(self, *, seconds: float, rate: float, swap_every_s: float) -> Soak:
         """A request every 1/rate s; a sample of the memory every second; a swap now and then."""
         self.seen = Soak()
-        started = time.monotonic()
+        self.started = started = time.monotonic()
         rng = np.random.default_rng(0)
         sampled = swapped = 0
         shown: list[tuple[str, str, str]] = []
@@ -268,12 +272,16 @@ class _Load:
                 self.seen.retried += 1
                 answer = self.client.request(method, path, json=body)
         except httpx.HTTPError as error:
-            self.seen.failures[type(error).__name__] += 1
+            self._failed(type(error).__name__)
             return None
         if answer.is_success:
             return dict(answer.json())
-        self.seen.failures[f"{answer.status_code} {answer.json().get('title')}"] += 1
+        self._failed(f"{answer.status_code} {answer.json().get('title')}")
         return None
+
+    def _failed(self, how: str) -> None:
+        self.seen.failures[how] += 1
+        self.seen.failed_at_s.append(time.monotonic() - self.started)
 
 
 if __name__ == "__main__":
