@@ -39,7 +39,7 @@ EngineName = Annotated[
     ),
 ]
 RayAddress = Annotated[
-    str, typer.Option(help="With --engine ray: local, auto, or ray://HOST:PORT of a cluster.")
+    str, typer.Option(help="With --engine ray: local; auto or HOST:PORT on a node of a cluster.")
 ]
 WithMemory = Annotated[
     bool,
@@ -100,7 +100,7 @@ def register(app: typer.Typer) -> None:
 
             errata score recommender --users users.parquet --data data/ --k 100 --out scores/
         """
-        from pipelines.scoring.inputs import TABLE_SUFFIXES, find_files
+        from pipelines.scoring.inputs import TABLE_SUFFIXES, absolute, find_files
         from pipelines.scoring.recommender import OnlineSource, RecommenderJob, TableSource
 
         if bool(users) == bool(pairs):
@@ -113,8 +113,8 @@ def register(app: typer.Typer) -> None:
                 OnlineSource(url, tenant) if data is None else TableSource(*_tables(data))
             )
             job = RecommenderJob(
-                registry=settings.registry,
-                cache=_cache(settings),
+                registry=absolute(settings.registry),
+                cache=_cache(settings).absolute(),
                 reference=reference,
                 version=_registry(settings).resolve(RECOMMENDER, reference),
                 kind="users" if users else "pairs",
@@ -157,15 +157,15 @@ def register(app: typer.Typer) -> None:
 
             errata score traffic captures/ --out verdicts/
         """
-        from pipelines.scoring.inputs import find_files
+        from pipelines.scoring.inputs import absolute, find_files
         from pipelines.scoring.traffic import CAPTURE_SUFFIXES, TrafficJob
 
         settings = Settings()
         with ExitStack() as stack:
             url = stack.enter_context(redis_url(settings)) if with_memory else ""
             job = TrafficJob(
-                registry=settings.registry,
-                cache=_cache(settings),
+                registry=absolute(settings.registry),
+                cache=_cache(settings).absolute(),
                 reference=reference,
                 version=_registry(settings).resolve(TRAFFIC, reference),
                 captures=find_files(captures, suffixes=CAPTURE_SUFFIXES),

@@ -67,6 +67,12 @@ def is_local(fs: Any) -> bool:
     return "file" in (protocol if isinstance(protocol, tuple) else (protocol,))
 
 
+def absolute(url: str) -> str:
+    """The same place for a process that runs in another folder."""
+    fs, path = fsspec.core.url_to_fs(url)
+    return str(path) if is_local(fs) else url
+
+
 @contextmanager
 def local_copy(file: InputFile) -> Iterator[Path]:
     """The file itself where it is local, or a copy for the length of the block."""

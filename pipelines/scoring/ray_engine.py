@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from pipelines.scoring.inputs import absolute
 from pipelines.scoring.job import Job, Tick, score_unit
 from pipelines.scoring.output import Output, UnitReport
 
-LOCAL = "local"
+LOCAL, CLIENT = "local", "ray://"
 
 
 class RayMissingError(ValueError):
@@ -24,11 +25,21 @@ class RayEngine:
     stores, or a file system that they share. Actors write the parts: rows do not travel.
 
     Args:
-        address: `local` starts Ray here; `auto` or `ray://HOST:PORT` names a cluster.
+        address: `local` starts Ray here; `auto` or `HOST:PORT` names the cluster that this machine
+            is a node of.
         actors: how many; None takes one for each processor of the cluster.
+
+    Raises:
+        ValueError: Ray is not installed, or the address is one of Ray Client, which Ray Data does
+            not go through.
     """
 
     def __init__(self, *, address: str = LOCAL, actors: int | None = None) -> None:
+        if address.startswith(CLIENT):
+            raise ValueError(
+                f"Ray Data does not go through Ray Client ({address}): run the command on a node "
+                "of the cluster, with `auto` or HOST:PORT"
+            )
         self._ray = _import_ray()
         self._address = address
         self._actors = actors
@@ -53,7 +64,7 @@ class RayEngine:
                 )
                 .map(
                     _Actor,
-                    fn_constructor_args=(job, version, output.url),
+                    fn_constructor_args=(job, version, absolute(output.url)),
                     compute=ray.data.ActorPoolStrategy(size=actors),
                     num_cpus=1,
                 )

@@ -46,6 +46,14 @@ def test_users_get_the_same_rows_on_two_nodes(cluster, home, tmp_path):
     assert_frame_equal(rows, expected, abs_tol=1e-5)
 
 
+def test_a_folder_is_the_same_for_nodes_that_run_elsewhere(cluster, home, tmp_path, monkeypatch):
+    captures = write_some_captures(tmp_path / "captures")
+    monkeypatch.chdir(tmp_path)
+    job = test_traffic.make_job(home, captures)
+    summary = score(job, Output("there"), engine=RayEngine(actors=2))
+    assert len(list((tmp_path / "there").glob("part-*.parquet"))) == summary.parts
+
+
 def test_flows_get_the_same_rows_on_two_nodes(cluster, home, tmp_path):
     captures = write_some_captures(tmp_path / "captures")
     job = test_traffic.make_job(home, captures)
