@@ -148,37 +148,24 @@ class OnlineUser(NamedTuple):
 
 
 class StoredPrediction(NamedTuple):
-    """What was served, kept until its outcome arrives or its time is up.
+    """That something was served, kept until its outcome arrives or its time is up.
 
-    Attributes:
-        item_ids, scores: JSON arrays, as an answer has them ready.
+    What was served is the error memory's to keep (`error_memory/outcomes.py`).
     """
 
     prediction_id: str
     user_id: str | None
     model_version: str
-    item_ids: bytes
-    scores: bytes
     served_at_ms: int
 
     def pack(self) -> bytes:
         """The prediction as stored, but for its id."""
-        return orjson.dumps(
-            (
-                self.user_id,
-                self.model_version,
-                orjson.Fragment(self.item_ids),
-                orjson.Fragment(self.scores),
-                self.served_at_ms,
-            )
-        )
+        return orjson.dumps(self[1:])
 
     @classmethod
     def unpack(cls, prediction_id: str, raw: bytes) -> StoredPrediction:
         """Inverse of `pack`."""
-        user_id, model_version, item_ids, scores, served_at_ms = orjson.loads(raw)
-        lists = orjson.dumps(item_ids), orjson.dumps(scores)
-        return cls(prediction_id, user_id, model_version, *lists, served_at_ms)
+        return cls(prediction_id, *orjson.loads(raw))
 
 
 _NOBODY: Mapping[str, StoredUser] = MappingProxyType({})

@@ -185,8 +185,6 @@ class Answering:
                     prediction_id,
                     request.user_id,
                     served.version,
-                    each.written.item_ids,
-                    each.written.scores,
                     now_ms,
                 )
                 shown = None
@@ -218,7 +216,7 @@ class Answering:
                 "degraded_reasons": reasons,
                 "personalised": found.personalised,
                 "unknown_history": found.unknown,
-                "items": orjson.Fragment(found.written.items),
+                "items": orjson.Fragment(found.written),
             }
         )
 

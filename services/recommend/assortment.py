@@ -21,7 +21,7 @@ from feature_store.interactions.history import NEGATIVE_SIGNALS
 from feature_store.vectors import RowFilter
 from services.problems import ProblemError
 from services.recommend import item_texts
-from services.recommend.item_texts import UNEXPLAINED, ItemTexts, Written
+from services.recommend.item_texts import UNEXPLAINED, ItemTexts
 from services.recommend.settings import Where
 from services.recommend.users import KnownUser
 
@@ -201,7 +201,7 @@ class Assortment:
 
     def written(
         self, rows: NDArray[np.int64], scores: NDArray[np.float32], counts: NDArray[np.int64]
-    ) -> list[Written]:
+    ) -> list[bytes]:
         """Of each list the items as JSON, without reasons: the first `counts` (B,) of `rows` and
         `scores` (B, n), best first."""
         lists = item_texts.written(self.texts, self._added_texts, rows, scores, counts)
@@ -212,9 +212,9 @@ class Assortment:
             for each, loud, count in zip(rows, scores, counts.tolist(), strict=True)
         ]
 
-    def _written_slowly(self, rows: list[int], scores: list[float]) -> Written:
+    def _written_slowly(self, rows: list[int], scores: list[float]) -> bytes:
         told = [each | UNEXPLAINED for each in self.described(rows, scores)]
-        return Written(*map(orjson.dumps, (told, self.item_ids(rows), scores)))
+        return orjson.dumps(told)
 
     def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """The item vectors of `rows`, (len(rows), d + r)."""

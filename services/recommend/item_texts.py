@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -25,19 +26,6 @@ _AFTER_SCORE = np.frombuffer(b',"reasons":null,"corrections":null}', np.uint8)
 _SCORE_BYTES = 24
 # Bytes of a cache line, and so many items of a list ahead are their texts sent for.
 _LINE, _AHEAD = 64, 8
-_BEFORE_ID = len('{"item_id":')
-
-
-class Written(NamedTuple):
-    """A list of items as JSON arrays.
-
-    Attributes:
-        items: as in an answer. item_ids, scores: of the same items.
-    """
-
-    items: bytes
-    item_ids: bytes
-    scores: bytes
 
 
 @dataclass(frozen=True)
@@ -47,12 +35,10 @@ class ItemTexts:
     Attributes:
         text: all of them, uint8.
         starts: (n + 1,) int64, where each begins.
-        id_lengths: (n,) int64 of each id as it is written there.
     """
 
     text: NDArray[np.uint8]
     starts: NDArray[np.int64]
-    id_lengths: NDArray[np.int64]
 
     @classmethod
     def of(cls, item_ids: Sequence[str], item_types: Sequence[str], titles: Any) -> ItemTexts:
@@ -61,13 +47,12 @@ class ItemTexts:
             {"item_id": item_ids, "item_type": item_types, "title": titles},
             schema=dict.fromkeys(("item_id", "item_type", "title"), pl.String),
         )
-        whole, id_alone = (pl.struct(each).struct.json_encode() for each in (pl.all(), "item_id"))
+        whole = pl.struct(pl.all()).struct.json_encode()
         opened = items.select(whole.str.head(-1) + ',"score":').to_series()
-        ids = items.select(id_alone.str.len_bytes()).to_series().to_numpy().astype(np.int64)
         starts = np.zeros(len(opened) + 1, np.int64)
         np.cumsum(opened.str.len_bytes().to_numpy(), out=starts[1:])
         text = opened.str.join("").item() or ""
-        return cls(np.frombuffer(text.encode(), np.uint8), starts, ids - _BEFORE_ID - 1)
+        return cls(np.frombuffer(text.encode(), np.uint8), starts)
 
     @classmethod
     def of_edition(cls, edition: RecommenderEdition) -> ItemTexts:
@@ -83,30 +68,26 @@ def written(
     rows: NDArray[np.int64],
     scores: NDArray[np.float32],
     counts: NDArray[np.int64],
-) -> list[Written] | None:
-    """The first `counts` (B,) items of each list, `rows` and `scores` (B, n), best first.
+) -> list[bytes] | None:
+    """As JSON arrays, the first `counts` (B,) items of each list, `rows` and `scores` (B, n), best
+    first.
 
     Rows behind those of `own` are of `added`. None where a score is too large or no number.
     """
     texts, ends, numbers = _written(
-        (own.text, own.starts, own.id_lengths),
-        (added.text, added.starts, added.id_lengths),
+        (own.text, own.starts),
+        (added.text, added.starts),
         rows,
         scores,
         counts,
     )
     if not numbers:
         return None
-    at, lists = 0, []
-    for items, ids, end in ends.tolist():
-        lists.append(
-            Written(*(texts[a:b].tobytes() for a, b in ((at, items), (items, ids), (ids, end))))
-        )
-        at = end
-    return lists
+    bounds = [0, *ends.tolist()]
+    return [texts[begin:end].tobytes() for begin, end in pairwise(bounds)]
 
 
-_Texts = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]
+_Texts = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
 @compiled
@@ -117,25 +98,23 @@ def _written(
     scores: NDArray[np.float32],
     counts: NDArray[np.int64],
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64], bool]:
-    """Per list its items, their ids and their scores; where each of these ends (B, 3); and whether
-    all scores could be written."""
+    """The lists, end to end; where each of them ends (B,); and whether all scores could be
+    written."""
     # The choice between both stands where it is made: a function that returned arrays would count
     # their references, and take as long again as all the copying.
-    n_own = len(own[2])
-    ends = np.empty((len(rows), 3), np.int64)
+    n_own = len(own[1]) - 1
+    ends = np.empty(len(rows), np.int64)
     size = 0
     for b in range(len(rows)):
-        size += 6
+        size += 2
         for place in range(counts[b]):
             if not abs(scores[b, place]) < LARGEST_SCORE:
                 return np.empty(0, np.uint8), ends, False
             row = rows[b, place]
             texts, row = (own, row) if row < n_own else (added, row - n_own)
-            size += texts[1][row + 1] - texts[1][row] + texts[2][row]
-        size += counts[b] * (2 * _SCORE_BYTES + len(_AFTER_SCORE) + 3)
+            size += texts[1][row + 1] - texts[1][row]
+        size += counts[b] * (_SCORE_BYTES + len(_AFTER_SCORE) + 1)
     out = np.empty(size, np.uint8)
-    # Of one list, where each score begins and ends among its items.
-    spans = np.empty((rows.shape[1], 2), np.int64)
     at = 0
     for b in range(len(rows)):
         n = counts[b]
@@ -149,24 +128,9 @@ def _written(
             row = rows[b, place]
             texts, row = (own, row) if row < n_own else (added, row - n_own)
             at = _copy(texts[0], texts[1][row], texts[1][row + 1], out, at)
-            spans[place, 0] = at
             at = _number(np.float64(scores[b, place]), out, at)
-            spans[place, 1] = at
             at = _copy(_AFTER_SCORE, 0, len(_AFTER_SCORE), out, at)
-        ends[b, 0] = at = _byte(ord("]"), out, at)
-        at = _byte(ord("["), out, at)
-        for place in range(n):
-            at = _comma(place, out, at)
-            row = rows[b, place]
-            texts, row = (own, row) if row < n_own else (added, row - n_own)
-            begin = texts[1][row] + _BEFORE_ID
-            at = _copy(texts[0], begin, begin + texts[2][row], out, at)
-        ends[b, 1] = at = _byte(ord("]"), out, at)
-        at = _byte(ord("["), out, at)
-        for place in range(n):
-            at = _comma(place, out, at)
-            at = _copy(out, spans[place, 0], spans[place, 1], out, at)
-        ends[b, 2] = at = _byte(ord("]"), out, at)
+        ends[b] = at = _byte(ord("]"), out, at)
     return out, ends, True
 
 

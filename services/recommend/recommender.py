@@ -14,7 +14,6 @@ from feature_store.vectors import RowFilter
 from services.problems import ProblemError
 from services.recommend.assortment import Assortment, Seen
 from services.recommend.explaining import explained
-from services.recommend.item_texts import Written
 from services.recommend.lists import CHOICE_PER_K, Lists
 from services.recommend.loading import Served
 from services.recommend.ranking import Candidates, in_order
@@ -37,7 +36,7 @@ class Recommendation(NamedTuple):
         history, features: what the model saw of the user; the history is packed.
     """
 
-    written: Written
+    written: bytes
     personalised: bool
     unknown: list[str]
     user: NDArray[np.float32]
@@ -112,8 +111,8 @@ def recommend(
             for number, place in enumerate(places):
                 request, written = requests[place], texts[number]
                 if request.explain:
-                    items = explained(served, candidates, lists, number, histories.take([place]))
-                    written = written._replace(items=items)
+                    own = histories.take([place])
+                    written = explained(served, candidates, lists, number, own)
                 outcomes[place] = Recommendation(
                     written,
                     len(seen[place].rows) > 0,

@@ -79,7 +79,7 @@ def warm_up(served: Served, recent: Sequence[tuple[RecommendationRequest, KnownU
         for (request, _), outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, ProblemError):
                 continue  # asked of another version: this one may lack the item type
-            if not np.isfinite(outcome.uncorrected).all() or b"null" in outcome.written.scores:
+            if not np.isfinite(outcome.uncorrected).all() or b'"score":null' in outcome.written:
                 raise WarmUpError(f"version {served.version} gives scores that are no numbers")
             if len(outcome.rows) == 0 and _must_find(request):
                 raise WarmUpError(f"version {served.version} finds nothing")

@@ -53,7 +53,7 @@ def fill(home: Path, client) -> tuple[OnlineStore, MemoryLog]:
         spool.append(record(user, 7))
         store.append(user, Event("item", 1), feedback_id="f-1", hide=True)
         store.materialise([(user, [Event("old", 0)])], {user: {"age": 5}})
-        kept = StoredPrediction(f"p-{user[:3]}", user, "v1", b'["item"]', b"[1.0]", 1)
+        kept = StoredPrediction(f"p-{user[:3]}", user, "v1", 1)
         store.put_predictions([kept], ttl_s=60)
         memory.append(errors(user, 2))
     memory.append(errors(OTHER, 1))

@@ -5,7 +5,7 @@ from services.recommend.predictions import MAX_WAITING, PredictionKeeper
 
 
 def prediction(number: int) -> StoredPrediction:
-    return StoredPrediction(str(number), "u", "v", b'["a"]', b"[1.0]", number)
+    return StoredPrediction(str(number), "u", "v", number)
 
 
 def test_what_waits_can_be_asked_for_and_is_written_together_in_order():
