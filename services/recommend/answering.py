@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import orjson
 import redis
+from prometheus_client import Counter, Histogram
 
 from feature_store.online import Headroom, StoredPrediction
 from services.problems import ProblemError
@@ -72,6 +73,7 @@ class Answering:
         self._headroom, self._prediction_ttl_s = headroom, prediction_ttl_s
         self._versions, self._users, self._memories = versions, users, memories
         self._recent, self._telemetry = recent, telemetry
+        self._series: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
         self._keeper: PredictionKeeper[Answered] = PredictionKeeper(
             self._keep, lost=telemetry.predictions_lost.inc
         )
@@ -222,8 +224,14 @@ class Answering:
 
     def _count(self, arm: str, version: str, asked: Sequence[Asked]) -> None:
         now = time.perf_counter()
-        self._telemetry.recommendations.labels(self._name, version, arm).inc(len(asked))
-        seconds = self._telemetry.answer.labels(self._name, version)
+        series = self._series.get((version, arm))
+        if series is None:  # looking one up by its labels costs more than counting
+            series = self._series[version, arm] = (
+                self._telemetry.recommendations.labels(self._name, version, arm),
+                self._telemetry.answer.labels(self._name, version),
+            )
+        answers, seconds = series
+        answers.inc(len(asked))
         for each in asked:
             seconds.observe(now - each.started)
 

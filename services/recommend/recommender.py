@@ -80,15 +80,16 @@ def recommend(
             continue
         groups.setdefault(id(allowed), (allowed, []))[1].append(place)
     for allowed, places in groups.values():
-        chosen = np.array(places)
+        together = len(places) == len(requests)
         group = [requests[place] for place in places]
+        vectors = users if together else users[places]
         with telemetry.timed("search"):
             hidden = [_hidden(assortment, requests[place], seen[place]) for place in places]
             k = max(request.k for request in group)
             scores, rows = edition.retrieve(
-                users[chosen],
-                shares[chosen],
-                histories if len(places) == len(requests) else histories.take(places),
+                vectors,
+                shares if together else shares[places],
+                histories if together else histories.take(places),
                 n=_fetched(served, k),
                 k=k,
                 allowed=allowed,
@@ -98,7 +99,7 @@ def recommend(
             assortment=assortment,
             model_version=served.version,
             user_ids=[request.user_id for request in group],
-            users=users[chosen],
+            users=vectors,
             rows=rows,
             scores=scores,
         )
