@@ -2,11 +2,13 @@
 # The images that the chart runs:
 #   docker build --target cpu -t errata:0.1.0 .
 #   docker build --target gpu -t errata:0.1.0-gpu .
+# EXTRAS names what else an image is to have: --build-arg EXTRAS=kafka,otel,s3
 # PIP_EXTRA_INDEX_URL names an index of CPU builds of torch: without it, the CPU image carries CUDA.
 ARG PYTHON=3.11-slim-bookworm
 
 FROM python:${PYTHON} AS build
 ARG PIP_EXTRA_INDEX_URL=
+ARG EXTRAS=
 # What is installed is compiled once, here: the image cannot be written, and compiling it at every
 # start takes 10 s of a core.
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -29,11 +31,11 @@ RUN cp --dereference /usr/local/bin/python3.11 /opt/errata/bin/python-capture \
 FROM build AS build-cpu
 ARG TORCH=torch==2.13.0
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip --python /opt/errata/bin/python install "${TORCH}" ".[cpu]"
+    pip --python /opt/errata/bin/python install "${TORCH}" ".[cpu${EXTRAS:+,$EXTRAS}]"
 
 FROM build AS build-gpu
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip --python /opt/errata/bin/python install ".[gpu]"
+    pip --python /opt/errata/bin/python install ".[gpu${EXTRAS:+,$EXTRAS}]"
 
 FROM python:${PYTHON} AS runtime
 # libgomp: OpenMP of LightGBM and FAISS. Nothing that installs or escalates stays behind.

@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import fsspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from feature_store.registry.manifest import MANIFEST_NAME, FileEntry, Manifest
+from feature_store.storage import asking, is_local, open_storage
 
 ALIAS_HISTORY_LENGTH = 20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -64,10 +64,8 @@ class Registry:
 
     def __init__(self, root: str | Path, *, cache: Path | None = None) -> None:
         """Root is a local path or an fsspec URL; `cache` holds copies of remote versions."""
-        self._fs, self._root = fsspec.core.url_to_fs(str(root))
-        self._is_local = "file" in (
-            self._fs.protocol if isinstance(self._fs.protocol, tuple) else (self._fs.protocol,)
-        )
+        self._fs, self._root = open_storage(str(root))
+        self._is_local = is_local(self._fs)
         self._cache = cache or Path(tempfile.gettempdir()) / "errata-registry-cache"
 
     def publish(
@@ -118,16 +116,14 @@ class Registry:
         out here and refused by `open`."""
         manifests = []
         for directory in self._children(f"{self._root}/{model}/versions"):
-            try:
-                raw = self._fs.cat_file(f"{directory}/{MANIFEST_NAME}")
-                manifests.append(Manifest.model_validate_json(raw))
-            except (ValidationError, OSError):
-                continue
+            with suppress(ValidationError, OSError):
+                raw = self._read(f"{directory}/{MANIFEST_NAME}")
+                manifests.append(Manifest.model_validate_json(raw or b""))
         return sorted(manifests, key=lambda manifest: (manifest.created_at, manifest.version))
 
     def models(self) -> list[str]:
         """Names of the models that have at least one version."""
-        found = [path for path in self._children(self._root) if self._fs.exists(f"{path}/versions")]
+        found = [path for path in self._children(self._root) if self._children(f"{path}/versions")]
         return sorted(path.rsplit("/", 1)[1] for path in found)
 
     def aliases(self, model: str) -> dict[str, str]:
@@ -157,9 +153,9 @@ class Registry:
         """
         if not _NAME.fullmatch(reference):
             raise UnknownVersionError(f"'{reference}' is no name of a version or an alias")
-        if self._fs.exists(self._alias_path(model, reference)):
-            return self._alias(model, reference).history[-1]
-        if self._fs.exists(f"{self._version_path(model, reference)}/{MANIFEST_NAME}"):
+        if alias := self._find_alias(model, reference):
+            return alias.history[-1]
+        if self._read(f"{self._version_path(model, reference)}/{MANIFEST_NAME}") is not None:
             return reference
         known = sorted(self.aliases(model)) + [each.version for each in self.versions(model)]
         raise UnknownVersionError(
@@ -174,12 +170,11 @@ class Registry:
             UnknownVersionError, CorruptVersionError
         """
         version = self.resolve(model, reference)
-        try:
-            raw = self._fs.cat_file(f"{self._version_path(model, version)}/{MANIFEST_NAME}")
-        except FileNotFoundError as error:
+        raw = self._read(f"{self._version_path(model, version)}/{MANIFEST_NAME}")
+        if raw is None:
             raise UnknownVersionError(
                 f"'{reference}' names version {version} of '{model}', which is gone"
-            ) from error
+            )
         try:
             return Manifest.model_validate_json(raw)
         except ValidationError as error:
@@ -240,11 +235,16 @@ class Registry:
             return history[-2]
 
     def _alias(self, model: str, alias: str) -> _Alias:
+        if found := self._find_alias(model, alias):
+            return found
+        raise UnknownVersionError(f"model '{model}' has no alias '{alias}'")
+
+    def _find_alias(self, model: str, alias: str) -> _Alias | None:
         path = self._alias_path(model, alias)
-        if not self._fs.exists(path):
-            raise UnknownVersionError(f"model '{model}' has no alias '{alias}'")
+        if (raw := self._read(path)) is None:
+            return None
         try:
-            return _Alias.model_validate_json(self._fs.cat_file(path))
+            return _Alias.model_validate_json(raw)
         except ValidationError as error:
             raise CorruptAliasError(
                 f"{path} is unreadable; point '{alias}' anew with `errata registry promote VERSION`"
@@ -262,11 +262,18 @@ class Registry:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
+    def _read(self, path: str) -> bytes | None:
+        """A file as it is now, or None: `exists` may be told by a listing that is long past."""
+        with suppress(FileNotFoundError), asking(path):
+            return bytes(self._fs.cat_file(path))
+        return None
+
     def _children(self, path: str) -> list[str]:
-        try:
-            return sorted(str(each).rstrip("/") for each in self._fs.ls(path, detail=False))
-        except FileNotFoundError:
-            return []
+        with suppress(FileNotFoundError), asking(path):
+            # Clients of object stores keep listings: what others publish meanwhile is not in them.
+            found = self._fs.ls(path, detail=False, refresh=True)
+            return sorted(str(each).rstrip("/") for each in found)
+        return []
 
     def _move(self, model: str, alias: str, history: tuple[str, ...]) -> None:
         record = _Alias(history=history, moved_at=datetime.now(UTC))
@@ -279,7 +286,8 @@ class Registry:
             partial = local.with_name(f"{local.name}.{uuid.uuid4().hex[:6]}")
             for name in manifest.files:
                 (partial / name).parent.mkdir(parents=True, exist_ok=True)
-                self._fs.get_file(f"{remote}/{name}", str(partial / name))
+                with asking(f"{remote}/{name}"):
+                    self._fs.get_file(f"{remote}/{name}", str(partial / name))
             local.parent.mkdir(parents=True, exist_ok=True)
             try:
                 partial.rename(local)

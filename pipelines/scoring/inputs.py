@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import fsspec
 import polars as pl
 from pydantic import BaseModel, ConfigDict
+
+from feature_store.storage import is_local, open_storage
 
 TABLE_SUFFIXES = (".parquet", ".csv")
 ROWS_AT_ONCE = 100_000
@@ -44,7 +45,7 @@ def find_files(urls: Sequence[str], *, suffixes: tuple[str, ...]) -> tuple[Input
     """
     found: dict[str, InputFile] = {}
     for url in urls:
-        fs, path = fsspec.core.url_to_fs(url)
+        fs, path = open_storage(url)
         if "*" in path:
             paths = sorted(fs.glob(path))
         elif fs.isdir(path):
@@ -61,22 +62,16 @@ def find_files(urls: Sequence[str], *, suffixes: tuple[str, ...]) -> tuple[Input
     return tuple(found.values())
 
 
-def is_local(fs: Any) -> bool:
-    """Whether a file system is this machine's."""
-    protocol = fs.protocol
-    return "file" in (protocol if isinstance(protocol, tuple) else (protocol,))
-
-
 def absolute(url: str) -> str:
     """The same place for a process that runs in another folder."""
-    fs, path = fsspec.core.url_to_fs(url)
-    return str(path) if is_local(fs) else url
+    fs, path = open_storage(url)
+    return path if is_local(fs) else url
 
 
 @contextmanager
 def local_copy(file: InputFile) -> Iterator[Path]:
     """The file itself where it is local, or a copy for the length of the block."""
-    fs, path = fsspec.core.url_to_fs(file.url)
+    fs, path = open_storage(file.url)
     if is_local(fs):
         yield Path(path)
         return

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import fsspec
 import polars as pl
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipelines.scoring.inputs import InputFile, is_local
+from feature_store.storage import is_local, open_storage
+from pipelines.scoring.inputs import InputFile
 
 MANIFEST, DONE, STAGED, REJECTS = "_manifest.json", "_done", "_staged", "rejects.jsonl"
 PREPARATION = -1  # what is left out before there are units
@@ -99,7 +99,7 @@ class Output:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.fs, self.root = fsspec.core.url_to_fs(url)
+        self.fs, self.root = open_storage(url)
         self._is_local = is_local(self.fs)
 
     def begin(self, manifest: JobManifest, *, overwrite: bool = False) -> JobManifest:

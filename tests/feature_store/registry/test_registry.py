@@ -3,7 +3,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from feature_store.registry import (
     CorruptVersionError,
@@ -11,6 +13,44 @@ from feature_store.registry import (
     RegistryError,
     UnknownVersionError,
 )
+
+
+class AwayError(Exception):
+    """What a store's client raises when nobody answers: no OSError, as with S3's."""
+
+
+class Listing(MemoryFileSystem):
+    """Answers from the listings that it once made, as the clients of S3 and others do."""
+
+    protocol = "listing"
+    cachable = False
+    away = False
+
+    def ls(self, path, detail=True, refresh=False):
+        if self.away:
+            raise AwayError("no endpoint")
+        path = self._strip_protocol(path)
+        if refresh or path not in self.dircache:
+            self.dircache[path] = super().ls(path, detail=True)
+        found = self.dircache[path]
+        return found if detail else [each["name"] for each in found]
+
+    def info(self, path):
+        path = self._strip_protocol(path)
+        if (listed := self.dircache.get(path.rsplit("/", 1)[0])) is not None:
+            for each in listed:
+                if each["name"] == path:
+                    return each
+            raise FileNotFoundError(path)
+        return super().info(path)
+
+    def cat_file(self, path, **kwargs):
+        if self.away:
+            raise AwayError("no endpoint")
+        return super().cat_file(path, **kwargs)
+
+
+fsspec.register_implementation("listing", Listing)
 
 
 @pytest.fixture(params=["local", "object store"])
@@ -62,6 +102,32 @@ def test_promoting_the_present_champion_again_keeps_the_way_back(registry, tmp_p
     for version in (first, second, second):
         registry.promote("recommender", version, alias="champion")
     assert registry.rollback("recommender", alias="champion") == first
+
+
+def test_what_others_publish_meanwhile_is_seen(tmp_path):
+    watching, other = (
+        Registry(f"listing://{tmp_path.name}", cache=tmp_path / name) for name in ("a", "b")
+    )
+    first = publish(other, tmp_path, "one")
+    other.promote("recommender", first, alias="champion")
+    assert watching.aliases("recommender") == {"champion": first}
+    assert len(watching.versions("recommender")) == 1
+    second = publish(other, tmp_path, "two")
+    other.promote("recommender", second, alias="challenger")
+    assert watching.resolve("recommender", "challenger") == second
+    assert watching.aliases("recommender") == {"champion": first, "challenger": second}
+    assert [each.version for each in watching.versions("recommender")] == [first, second]
+
+
+def test_a_store_that_does_not_answer_is_an_oserror(tmp_path, monkeypatch):
+    registry = Registry(f"listing://{tmp_path.name}", cache=tmp_path / "cache")
+    version = publish(registry, tmp_path, "one")
+    monkeypatch.setattr(Listing, "away", True)
+    for ask in (registry.resolve, registry.manifest, registry.open):
+        with pytest.raises(OSError, match="cannot be reached: no endpoint"):
+            ask("recommender", version)
+    with pytest.raises(OSError, match="cannot be reached"):
+        registry.models()
 
 
 def test_an_unknown_reference_lists_what_there_is(registry, tmp_path):
