@@ -35,7 +35,7 @@ import numpy as np
 from benchmarks.harness import Result
 from benchmarks.serving.processes import Server, finish, server, start_load
 from benchmarks.serving.store import free_port
-from benchmarks.serving.world import World, make_world, world_of
+from benchmarks.serving.world import NOISE_64, World, make_world, world_of
 from feature_store.editions.indexing import with_tuned_index
 from feature_store.editions.recommender import MODEL_NAME
 from feature_store.online import EmbeddedRedis
@@ -270,7 +270,8 @@ def _overload(ours: Server, place: Place, capacity: float, *, seconds: float) ->
 
 def _large(n_items: int, *, seconds: float) -> dict[str, Any]:
     say(f"making {n_items:,} items × 64")
-    world = make_world(n_items=n_items, d=64, n_users=2_000, spec=IndexSpec(kind="flat"))
+    spec = IndexSpec(kind="flat")
+    world = make_world(n_items=n_items, d=64, n_users=2_000, spec=spec, noise=NOISE_64)
     with Place(world, target_recall=TARGET_RECALL["large"]) as place, place.ours() as ours:
         found = recall_over_http(ours, place.world, quick=False)
         ours.load(place.bodies, connections=CONNECTIONS, seconds=seconds)

@@ -29,6 +29,9 @@ HISTORY_LENGTH = 30
 TEMPERATURE, BIAS_SPREAD = 0.1, 0.3
 ITEMS_PER_TOPIC = 200
 NOISE = 1.2  # of an item's vector around its topic's unit centre, as a length
+# The same in 64 dimensions, where the larger one would hide the topics of a million items: with
+# this, the 16 nearest of 4,096 lists hold .98 of the 100 nearest items, as of trained vectors.
+NOISE_64 = 0.8
 
 
 @dataclass(frozen=True)
@@ -91,14 +94,15 @@ def make_world(
     spec: IndexSpec,
     seed: int = 0,
     history_length: int = HISTORY_LENGTH,
+    noise: float = NOISE,
 ) -> World:
     """A world of `n_items` vectors of `d` dimensions."""
     rng = np.random.default_rng(seed)
     n_topics = max(8, n_items // ITEMS_PER_TOPIC)
     centres = _unit(rng.standard_normal((n_topics, d), dtype=np.float32))
     topic = rng.integers(n_topics, size=n_items)
-    noise = _unit(rng.standard_normal((n_items, d), dtype=np.float32)) * NOISE
-    vectors = _unit(centres[topic] + noise)
+    around = _unit(rng.standard_normal((n_items, d), dtype=np.float32)) * noise
+    vectors = _unit(centres[topic] + around)
     items = pl.DataFrame(
         {
             "item_id": [f"item-{row:08}" for row in range(n_items)],
