@@ -195,7 +195,9 @@ class EmbeddedRedis:
             command += [f"--{name}", value]
         if sys.platform == "linux":
             command = [sys.executable, "-Ic", _DIE_WITH_PARENT, str(os.getpid()), *command]
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        # In a group of its own: Ctrl-C in a terminal goes to the whole group, and whoever started
+        # the server still needs it to finish its requests.
+        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)
         if not self._answers(absent_s=self._start_timeout_s):
             # It would load to the end before it heeded a signal, and has taken nothing yet.
             self._process.kill()

@@ -82,6 +82,33 @@ def test_the_server_dies_with_a_parent_that_is_killed(short_directory):
     assert not server.is_running()
 
 
+def test_ctrl_c_leaves_the_server_to_whoever_started_it(short_directory):
+    code = (
+        "import sys, pathlib\n"
+        "from feature_store.online import EmbeddedRedis\n"
+        "with EmbeddedRedis(pathlib.Path(sys.argv[1])):\n"
+        "    print('up', flush=True)\n"
+        "    try:\n"
+        "        sys.stdin.read()\n"
+        "    except KeyboardInterrupt:\n"
+        "        pass\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(short_directory)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(Path.cwd())},
+        start_new_session=True,
+    ) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == b"up\n"
+        os.killpg(owner.pid, signal.SIGINT)  # as a terminal does
+    assert owner.returncode == 0
+    told = (short_directory / "redis.log").read_text()
+    assert "Received SIGTERM" in told
+    assert "Received SIGINT" not in told
+
+
 def test_a_path_too_long_for_a_socket_says_what_to_do(tmp_path):
     with pytest.raises(EmbeddedRedisError, match="ERRATA_REDIS_URL"):
         EmbeddedRedis(tmp_path / ("x" * 120))
