@@ -7,7 +7,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_store.editions.recommender import MODEL_NAME
+from feature_store.interactions.catalogue import Catalogue
 from feature_store.interactions.dataset import Dataset
 from feature_store.interactions.log import InteractionLog
 from feature_store.pseudonyms import key_of
@@ -39,6 +40,7 @@ from pipelines.recommender.training import Trained, train, train_together
 
 REPORT, METRICS, CHECKPOINTS = "report.html", "metrics.json", "checkpoints"
 HEADLINE = ("recall@20", "ndcg@20", "hr@10", "mrr@100", "coverage@20")
+MAX_TYPE_SLICES = 8  # a report of more is no longer read
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def run_together(
     work = runs_directory / key
     prepared = prepare(dataset)
     split = make_split(prepared, config.split)
-    cases = held_out_cases(split)
+    cases = held_out_cases(prepared, split)
     log = prepared.log
     reporter.say(
         f"{len(log):,} interactions of {log.n_users:,} users with {log.n_items:,} items; "
@@ -175,7 +177,7 @@ def evaluate_protocol(
     reporter = reporter or Silent()
     prepared = prepare(dataset)
     split = make_split(prepared, config.split)
-    cases = held_out_cases(split)
+    cases = held_out_cases(prepared, split)
     known = prepared.log.take(split.part != "test")
     trained = train(prepared, known, config, reporter=reporter)
     return compare(trained, prepared, split, cases, config, reporter)
@@ -242,19 +244,35 @@ def make_split(prepared: Prepared, config: SplitConfig) -> Split:
     )
 
 
-def held_out_cases(split: Split) -> EvaluationCases:
-    """Everybody who has something new in the test part.
+def held_out_cases(prepared: Prepared, split: Split) -> EvaluationCases:
+    """Everybody who has something new in the test part, and a slice per item type.
 
     Raises:
         ValueError: nobody has, so that there is nothing to measure.
     """
     try:
-        return split.cases("test", history=("train", "validation"))
+        cases = split.cases("test", history=("train", "validation"))
     except ValueError as error:
         raise ValueError(
             f"{error}: hold out another way (--set split.kind=leave_last_out) or more "
             "(--set split.test_share=0.2)"
         ) from error
+    kinds = type_slices(cases, prepared.catalogue)
+    return replace(cases, item_slices={**cases.item_slices, **kinds})
+
+
+def type_slices(cases: EvaluationCases, catalogue: Catalogue) -> dict[str, NDArray[np.bool_]]:
+    """Item slices, `type=film`, of the types with the most targets; none where all are of one type.
+
+    A slice shows the same lists and counts only targets of its type: a sparse type that the lists
+    leave out is seen here, and nowhere in the mean.
+    """
+    wanted = {kind: catalogue.mask([kind]) for kind in catalogue.types}
+    counts = {kind: int(mask[cases.targets.indices].sum()) for kind, mask in wanted.items()}
+    asked = sorted((kind for kind in counts if counts[kind]), key=lambda kind: -counts[kind])
+    if len(asked) < 2:
+        return {}
+    return {f"type={kind}": wanted[kind] for kind in asked[:MAX_TYPE_SLICES]}
 
 
 def compare(

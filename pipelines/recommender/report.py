@@ -21,6 +21,7 @@ from pipelines.recommender.cases import ALL
 from pipelines.recommender.evaluation import Evaluation, PairedInterval
 
 LOWER_IS_BETTER = ("gini",)
+LEVEL_LABELS = 5  # more names of slices than these overlap below a plot
 
 
 @dataclass(frozen=True)
@@ -204,6 +205,8 @@ def _accuracy_plot(evaluations: Sequence[Evaluation], *, metrics: Sequence[str])
             left = np.arange(len(slices)) - 0.4 + width * (place + 0.5)
             panel.bar(left, heights, width, color=colour(place), label=evaluation.ranker)
         panel.set_xticks(range(len(slices)), slices)
+        if len(slices) > LEVEL_LABELS:
+            panel.tick_params(axis="x", rotation=90)
         panel.set_title(metric)
     legend(figure, panels[0])
     return svg(figure, "Accuracy of every ranker, per slice")

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
+from feature_store.interactions.catalogue import Catalogue
 from pipelines.recommender.cases import (
     EvaluationCases,
     Split,
@@ -11,6 +12,7 @@ from pipelines.recommender.cases import (
     leave_last_out,
     temporal_split,
 )
+from pipelines.recommender.pipeline import type_slices
 
 
 def cases_of(history, targets, /, **changes):
@@ -22,6 +24,16 @@ def cases_of(history, targets, /, **changes):
         "user_rows": np.arange(history.shape[0]),
     }
     return EvaluationCases(**arguments | changes)
+
+
+def test_a_slice_per_type_counts_the_targets_of_that_type():
+    catalogue = Catalogue(("a", "b", "c", "d"), ("book", "film", "film", "song"))
+    cases = cases_of([[0, 0, 0, 0], [1, 0, 0, 0]], [[1, 1, 0, 0], [0, 1, 1, 0]])
+    slices = type_slices(cases, catalogue)
+    assert [*slices] == ["type=film", "type=book"]  # nobody is asked for a song
+    assert slices["type=film"].tolist() == [False, True, True, False]
+    only_films = cases_of([[0, 0, 0, 0]], [[0, 1, 1, 0]])
+    assert type_slices(only_films, catalogue) == {}
 
 
 def log(*rows):
