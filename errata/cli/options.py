@@ -14,7 +14,9 @@ ConfigFile = Annotated[
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change one setting: --set towers.epochs=5"),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change one setting of --config, by its dotted name."
+    ),
 ]
 MaxRejectShare = Annotated[
     float,

@@ -176,6 +176,7 @@ def redis_url(settings: Settings, *, must_answer: bool = True) -> Iterator[str]:
             without it and finds it again. One that answers and refuses is always an error.
 
     Raises:
+        ValueError: the name is no URL of a Redis.
         redis.RedisError: the named server does not answer, or refuses.
         EmbeddedRedisError: no embedded one could be started.
     """
@@ -185,7 +186,11 @@ def redis_url(settings: Settings, *, must_answer: bool = True) -> Iterator[str]:
 
     if settings.redis_url is not None:
         try:
-            connect(settings.redis_url, timeout_s=2.0).ping()
+            client = connect(settings.redis_url, timeout_s=2.0)
+        except ValueError as error:
+            raise ValueError(f"ERRATA_REDIS_URL={describe(settings.redis_url)}: {error}") from error
+        try:
+            client.ping()
         except redis.RedisError as error:
             if not must_answer and _is_away(error):
                 err.print(

@@ -90,7 +90,7 @@ class Summary:
             "scored": self.scored,
             "parts": self.parts,
             "rejected": self.rejected,
-            "rejects": f"{self.out}/{REJECTS}" if self.rejected else None,
+            "rejects": f"{self.out.rstrip('/')}/{REJECTS}" if self.rejected else None,
             **self.counts,
             "seconds": round(self.seconds, 3),
             "rows_per_s": round(self.scored / self.seconds, 1) if self.seconds else 0.0,

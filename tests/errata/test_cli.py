@@ -1,6 +1,10 @@
 import gzip
 import json
+import os
+import socket
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -166,6 +170,30 @@ def test_a_command_that_needs_redis_fails_at_once_where_the_named_one_is_dead(mo
     monkeypatch.setenv("ERRATA_REDIS_URL", "redis://127.0.0.1:1")
     assert run(["forget-user", "u1"]) == 1
     assert "127.0.0.1:1" in capsys.readouterr().err
+
+
+def test_a_redis_that_is_no_url_of_one_is_named(monkeypatch, capsys):
+    monkeypatch.setenv("ERRATA_REDIS_URL", "http://user:secret@redis")
+    assert run(["forget-user", "u1"]) == 2
+    said = capsys.readouterr().err
+    assert "ERRATA_REDIS_URL=http://user:***@redis" in said
+    assert "unix://" in said
+
+
+def test_a_port_that_is_taken_is_said_with_what_to_do(tmp_path_factory):
+    home = str(tmp_path_factory.mktemp("h"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = subprocess.run(
+            [sys.executable, "-m", "errata", "serve", "--port", str(port)],
+            env=os.environ | {"ERRATA_HOME": home, "COLUMNS": "200"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 1
+    assert f"cannot listen on 127.0.0.1:{port}: Address already in use; name" in done.stderr
+    assert "--port" in done.stderr
 
 
 def capture(path: Path) -> Path:

@@ -86,7 +86,14 @@ def _tracks(data: bytes, name: str) -> Iterator[tuple[Any, ...]]:
                     _text(track.get("album_name")),
                 )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{name} is not a slice of playlists: {error!r}") from error
+        expected = '{"playlists": [{"pid": 1, "tracks": [{"track_uri": "…"}]}]}'
+        raise ValueError(
+            f"{name} is not a slice of playlists such as {expected}: {_reason(error)}"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    return f"no {error}" if isinstance(error, KeyError) else str(error)
 
 
 def _text(value: object) -> str | None:
