@@ -142,8 +142,13 @@ def exact_top(
 
 def recall(exact: IntArray, found: IntArray) -> float:
     """The mean share of each row of `exact` that is in the same row of `found`."""
+    return float(_shares(exact, found).mean())
+
+
+def _shares(exact: IntArray, found: IntArray) -> NDArray[np.float64]:
+    """(Q,) the share of each row of `exact` that is in the same row of `found`."""
     both = zip(exact.tolist(), found.tolist(), strict=True)
-    return float(np.mean([len(set(a).intersection(b)) / len(a) for a, b in both]))
+    return np.array([len(set(a).intersection(b)) / len(a) for a, b in both])
 
 
 class _Sample:
@@ -168,10 +173,12 @@ class _Sample:
         return most
 
     def tuning_recall(self, index: VectorIndex, fetched: int) -> float:
-        """On the first half."""
+        """On the first half, less its standard error: others must reach the target too."""
         queries = self.queries[: self.half]
         _, rows = index.search(queries, fetched, offset=self.offset, at_least=self.k)
-        return self._recall_of(rows, slice(0, self.half))
+        # The best k by q·x + offset of the fetched are served: an exact one that was fetched is.
+        shares = _shares(self.exact[: self.half], rows)
+        return float(shares.mean() - shares.std() / len(shares) ** 0.5)
 
     def trial(self, index: VectorIndex, fetched: int, build_s: float) -> Trial:
         """On the second half, query by query."""
@@ -187,15 +194,11 @@ class _Sample:
             breadth=breadth,
             refine_factor=refine_factor,
             fetched=fetched,
-            recall=self._recall_of(np.stack(found), slice(self.half, None)),
+            recall=recall(self.exact[self.half :], np.stack(found)),
             p50_ms=float(np.percentile(times, 50)) * 1e3,
             p99_ms=float(np.percentile(times, 99)) * 1e3,
             build_s=build_s,
         )
-
-    def _recall_of(self, rows: IntArray, part: slice) -> float:
-        # The best k by q·x + offset of the fetched are served: an exact one that was fetched is.
-        return recall(self.exact[part], rows)
 
 
 def _least_breadth(
