@@ -185,6 +185,9 @@ class EmbeddedRedis:
             "dir": str(self.directory),
             "appendonly": "yes",
             "appendfsync": "everysec",
+            # Writing the file anew takes a core for seconds, and what waits for its outcome fills
+            # the default of 64 MB within a minute.
+            "auto-aof-rewrite-min-size": "512mb",
             "save": "",
             "logfile": str(self.directory / "redis.log"),
             "maxmemory": str(int(MEMORY_SHARE * memory_bytes())),
