@@ -83,7 +83,7 @@ def with_tuned_index(
         on_trial=on_trial,
     )
     scoring = edition.scoring.model_copy(
-        update={"candidates": tuned.best.fetched, "tuned_k": min(k, len(edition.catalogue))}
+        update={"candidates": tuned.nearest, "tuned_k": min(k, len(edition.catalogue))}
     )
     report = IndexReport(
         chosen=tuned.best,

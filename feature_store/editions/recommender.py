@@ -53,9 +53,7 @@ class Scoring(BaseModel):
     Attributes:
         temperature: of the softmax that the towers were trained with.
         length_power: of the tail.
-        candidates: how many rows are fetched from the index for the lists, and for whatever else
-            re-ranks them; more than are served where the index finds nearest vectors, to which the
-            bias is added later.
+        candidates: how many nearest vectors are fetched before the bias and the lists re-rank them.
         tuned_k: the length of the list that `candidates` was measured to be enough for; longer
             lists fetch more in proportion. None where nothing was measured.
         popularity_share: how far short histories lean on popularity.
@@ -329,11 +327,17 @@ class RecommenderEdition:
             self.user_vectors(histories, features),
             self.popularity_share(histories, features),
             histories,
-            n=self.scoring.fetched(k),
+            n=self.fetched(k),
             k=k,
             allowed=allowed,
         )
         return scores[:, :k], rows[:, :k]
+
+    def fetched(self, k: int) -> int:
+        """How many rows to fetch for a list of `k`: no more where the index finds the best by the
+        whole score."""
+        whole = self.index.best_by_sum and self.lists is None
+        return k if whole else self.scoring.fetched(k)
 
     def retrieve(
         self,

@@ -184,7 +184,7 @@ class VectorIndex:
             and -1.
 
         Raises:
-            ValueError: wrong dimension, mask length or number of `hidden`.
+            ValueError: wrong dimension, length of mask or offset, or number of `hidden`.
         """
         queries = np.ascontiguousarray(queries, dtype=np.float32)
         if queries.ndim != 2 or queries.shape[1] != self.dimension:
@@ -197,6 +197,8 @@ class VectorIndex:
             raise ValueError(
                 f"mask has shape {allowed.mask.shape}, index holds {len(self)} vectors"
             )
+        if offset is not None and offset.shape != (len(self),):
+            raise ValueError(f"offset has shape {offset.shape}, index holds {len(self)} vectors")
         if hidden is not None and len(hidden) != len(queries):
             raise ValueError(f"{len(hidden)} arrays of hidden rows for {len(queries)} queries")
         longest = 0 if hidden is None else max(map(len, hidden), default=0)

@@ -56,6 +56,11 @@ class SideIndex:
         """Length of a vector."""
         return self.base.dimension
 
+    @property
+    def best_by_sum(self) -> bool:
+        """See `VectorIndex`: the added rows are scanned anyway."""
+        return self.base.best_by_sum
+
     def search(
         self,
         queries: FloatArray,

@@ -52,10 +52,16 @@ class Trial:
 
 @dataclass(frozen=True)
 class Tuned:
-    """The fastest index that reached the target, or the most exact one where none did."""
+    """The fastest index that reached the target, or the most exact one where none did.
+
+    Attributes:
+        nearest: how many nearest vectors hold enough of the served lists: as many has an index to
+            fetch that adds the offset later, as the same lists do on another device.
+    """
 
     index: VectorIndex
     best: Trial
+    nearest: int
     trials: tuple[Trial, ...]
     reached: bool
 
@@ -125,7 +131,7 @@ def tune(
     assert best is not None
     trial, index = best
     index.set_effort(trial.breadth, trial.refine_factor)
-    return Tuned(index, trial, tuple(trials), trial.recall >= target_recall)
+    return Tuned(index, trial, nearest, tuple(trials), trial.recall >= target_recall)
 
 
 def exact_top(

@@ -206,7 +206,7 @@ class Ranking:
             edition.user_vectors(histories, features),
             edition.popularity_share(histories, features),
             histories,
-            n=edition.scoring.fetched(self._depth),
+            n=edition.fetched(self._depth),
             k=self._depth,
             allowed=self._allowed,
             hidden=np.split(hidden[1][order], bounds),

@@ -141,7 +141,7 @@ def _fetched(served: Served, k: int) -> int:
     if served.rules.type_caps or served.rules.diversity:
         k *= CHOICE_PER_K
     reached = CORRECTED if served.stages else k
-    return max(served.assortment.edition.scoring.fetched(k), k, reached)
+    return max(served.assortment.edition.fetched(k), k, reached)
 
 
 def _corrected(served: Served, candidates: Candidates, telemetry: Telemetry) -> None:

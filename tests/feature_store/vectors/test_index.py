@@ -171,6 +171,8 @@ def test_wrong_shapes_are_named():
         index.search(unit_vectors(2, 5, 0), 3)
     with pytest.raises(ValueError, match="mask"):
         index.search(unit_vectors(2, 4, 0), 3, allowed=np.ones(9, bool))
+    with pytest.raises(ValueError, match="offset"):
+        index.search(unit_vectors(2, 4, 0), 3, offset=np.ones(9, np.float32))
 
 
 def test_a_file_that_is_no_index_is_refused(tmp_path: Path):
