@@ -37,7 +37,8 @@ from numpy.typing import NDArray
 
 from benchmarks.harness import Result, parse
 from benchmarks.packets import peak_mb, write_input
-from feature_store.editions.recommender import RecommenderEdition, Scoring
+from feature_store.editions.recommender import RecommenderEdition
+from feature_store.editions.scoring import Scoring
 from feature_store.editions.traffic import (
     Decision,
     TrafficEdition,

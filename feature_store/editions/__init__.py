@@ -4,6 +4,7 @@ An *edition* composes the rooms beside it (interactions, vectors) and the networ
 one object that answers. It is the only room of this floor that knows others.
 """
 
-from feature_store.editions.recommender import RecommenderEdition, Scoring
+from feature_store.editions.recommender import RecommenderEdition
+from feature_store.editions.scoring import Scoring
 
 __all__ = ["RecommenderEdition", "Scoring"]

@@ -11,15 +11,17 @@ import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 from safetensors.numpy import save_file
 from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save_file as save_tensors
 
 from feature_store.editions.item_map import ItemMap
 from feature_store.editions.mapped import map_arrays
-from feature_store.editions.neighbour_lists import REACHED, NeighbourLists
-from feature_store.editions.popularity_share import PopularityShare, blend
+from feature_store.editions.neighbour_lists import NeighbourLists
+from feature_store.editions.popularity_share import blend
+from feature_store.editions.retrieval import Retrieval
+from feature_store.editions.scoring import Scoring
 from feature_store.editions.small_batches import SmallBatchTower
 from feature_store.interactions.catalogue import Catalogue
 from feature_store.interactions.content import ContentSpec
@@ -40,38 +42,6 @@ SMALL_BATCH = 64
 _CARD, _ITEMS, _INDEX = "edition.json", "items.parquet", "index.faiss"
 _VECTORS, _TOWER = "item_vectors.safetensors", "user_tower.safetensors"
 _MAP, _LISTS = "item_map.safetensors", "neighbour_lists.safetensors"
-
-
-class Scoring(BaseModel):
-    """s(u, i) = u·z_i / temperature + bias_i + Σ_j w_j W_ji: the bias is what popularity is worth.
-
-    u and z_i are the towers' unit vectors, each with a closed-form tail where there is one:
-    the user's is Σ_j w_j q_j / (Σ_j w_j)^length_power over the history. W are the neighbour lists
-    (`neighbour_lists.py`) of an edition that has some. Of whom little is known,
-    the score leans on plain popularity (`popularity_share.py`).
-
-    Attributes:
-        temperature: of the softmax that the towers were trained with.
-        length_power: of the tail.
-        candidates: how many nearest vectors are fetched before the bias and the lists re-rank them.
-        tuned_k: the length of the list that `candidates` was measured to be enough for; longer
-            lists fetch more in proportion. None where nothing was measured.
-        popularity_share: how far short histories lean on popularity.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    temperature: float = Field(gt=0)
-    length_power: float = Field(0.0, ge=0, le=1)
-    candidates: int = Field(1_000, ge=1)
-    tuned_k: int | None = Field(None, ge=1)
-    popularity_share: PopularityShare = PopularityShare()
-
-    def fetched(self, k: int) -> int:
-        """How many nearest vectors to fetch for a list of `k`."""
-        if self.tuned_k is None:
-            return max(self.candidates, 4 * k)
-        return max(self.candidates, -(-self.candidates * k // self.tuned_k))
 
 
 class _Card(BaseModel):
@@ -97,7 +67,7 @@ class RecommenderEdition:
         item_vectors: (n_items, d + r) float32: the item tower's unit vector and the tail.
         history_vectors: (n_items, d) float32, what an item says about who consumed it.
         history_tail: (n_items, r) float32, the same for the tail; r may be 0.
-        bias: (n_items,) float32, added after retrieval.
+        bias: (n_items,) float32, what popularity is worth.
         popularity: (n_items,) float32 users in training, the recent ones counting more where that
             served new users better; what lists for those of whom little is known lean on.
         user_tower: the network.
@@ -171,8 +141,9 @@ class RecommenderEdition:
         """
         card = _Card.model_validate_json((directory / _CARD).read_text())
         items = pl.read_parquet(directory / _ITEMS)
-        same = like is not None and items.equals(like.items)
-        if like is not None and same:
+        if like is not None and not items.equals(like.items):
+            like = None
+        if like is not None:
             items, catalogue = like.items, like.catalogue
         else:
             catalogue = Catalogue(
@@ -210,7 +181,7 @@ class RecommenderEdition:
             item_map=ItemMap.load(directory / _MAP, arrays["item_vectors"]),
             lists=NeighbourLists.load(directory / _LISTS, n_items=len(catalogue)),
         )
-        if like is not None and same:
+        if like is not None:
             edition._share_types(like)
         return edition
 
@@ -277,7 +248,7 @@ class RecommenderEdition:
             self.lists.add_to(scored, histories)
         shares = self.popularity_share(histories, features)
         for user in np.flatnonzero(shares).tolist():
-            scored[user] = blend(scored[user], self._log_popularity, shares[user])
+            scored[user] = blend(scored[user], self._retrieval.log_popularity, shares[user])
         return scored
 
     def pair_scores(
@@ -300,16 +271,18 @@ class RecommenderEdition:
         scored = scored / self.scoring.temperature + self.bias[rows]
         if self.lists is not None:
             scored += self.lists.of_pairs(histories, who, rows)
-        return blend(scored, self._log_popularity[rows], shares[who])
+        return blend(scored, self._retrieval.log_popularity[rows], shares[who])
 
     @cached_property
-    def _offset(self) -> FloatArray:
-        """(n,) what search adds to inner products: the sum is the score times its temperature."""
-        return self.bias * np.float32(self.scoring.temperature)
-
-    @cached_property
-    def _log_popularity(self) -> FloatArray:
-        return np.log1p(self.popularity)
+    def _retrieval(self) -> Retrieval:
+        return Retrieval(
+            item_vectors=self.item_vectors,
+            bias=self.bias,
+            popularity=self.popularity,
+            scoring=self.scoring,
+            index=self.index,
+            lists=self.lists,
+        )
 
     def recommend(
         self,
@@ -334,10 +307,8 @@ class RecommenderEdition:
         return scores[:, :k], rows[:, :k]
 
     def fetched(self, k: int) -> int:
-        """How many rows to fetch for a list of `k`: no more where the index finds the best by the
-        whole score."""
-        whole = self.index.best_by_sum and self.lists is None
-        return k if whole else self.scoring.fetched(k)
+        """See `Retrieval`."""
+        return self._retrieval.fetched(k)
 
     def retrieve(
         self,
@@ -350,116 +321,10 @@ class RecommenderEdition:
         allowed: RowFilter | NDArray[np.bool_] | None = None,
         hidden: Sequence[IntArray] | None = None,
     ) -> tuple[FloatArray, IntArray]:
-        """The `n` best by score of the nearest items and those that lists reach: scores and rows
-        (B, ≤n), best first.
-
-        Args:
-            users: (B, d + r) from `user_vectors`.
-            shares: (B,) from `popularity_share`; above 0, the most popular items compete with the
-                nearest, and at 1 they are the list.
-            histories: (B, n_items) that both are of, for the neighbour lists.
-            n: how many are fetched; at most as many as there are.
-            k: so many are found whenever they exist.
-            allowed: rows that may be returned; None allows all.
-            hidden: per user, rows that must not be returned.
-
-        Returns:
-            Where fewer than n are allowed the tail is -inf and -1.
-        """
-        n = min(n, len(self.index))
-        if isinstance(allowed, np.ndarray):
-            allowed = RowFilter(allowed)
-        products, rows = self.index.search(
-            users, n, offset=self._offset, allowed=allowed, hidden=hidden, at_least=k
+        """See `Retrieval`; `users` are from `user_vectors`, `shares` from `popularity_share`."""
+        return self._retrieval.retrieve(
+            users, shares, histories, n=n, k=k, allowed=allowed, hidden=hidden
         )
-        scores = products / np.float32(self.scoring.temperature)  # -inf stays -inf
-        leaning = np.flatnonzero(shares).tolist()
-        if self.lists is None and not leaning:
-            return scores, rows
-        if self.lists is not None:
-            scores, rows = self._united(
-                self.lists, scores, rows, users, histories, max(REACHED, 2 * k), allowed, hidden
-            )
-        for user in leaning:
-            popular = self._most_popular(n, allowed, None if hidden is None else hidden[user])
-            scores[user], rows[user] = self._leaning(
-                users[user], float(shares[user]), scores[user], rows[user], popular, histories, user
-            )
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :n]
-        each = np.arange(len(order))[:, None]
-        return scores[each, order], rows[each, order]
-
-    def _united(
-        self,
-        lists: NeighbourLists,
-        scores: FloatArray,
-        rows: IntArray,
-        users: FloatArray,
-        histories: SparseRows,
-        reach: int,
-        allowed: RowFilter | None,
-        hidden: Sequence[IntArray] | None,
-    ) -> tuple[FloatArray, IntArray]:
-        """What search found and what lists reach, by the sum of both scores."""
-        masks = [] if allowed is None else [allowed.mask]
-        if isinstance(self.index, SideIndex):
-            masks.append(self.index.available)
-        return lists.unite(
-            scores,
-            rows,
-            histories,
-            users=users,
-            item_vectors=self.item_vectors,
-            bias=self.bias,
-            temperature=self.scoring.temperature,
-            reach=reach,
-            allowed=masks,
-            hidden=hidden,
-        )
-
-    def _leaning(
-        self,
-        user: FloatArray,
-        share: float,
-        scores: FloatArray,
-        rows: IntArray,
-        popular: IntArray,
-        histories: SparseRows,
-        at: int,
-    ) -> tuple[FloatArray, IntArray]:
-        """As many as `rows` (n,) of those and the `popular` ones, by the blended score of the user
-        `at` of `histories`."""
-        n = len(rows)
-        if share < 1:
-            # An item that was added since has no popularity: search alone brings it.
-            popular = popular[(popular < len(self.item_vectors)) & ~np.isin(popular, rows)]
-            own = self.item_vectors[popular] @ user / self.scoring.temperature + self.bias[popular]
-            if self.lists is not None:
-                own += self.lists.of_pairs(histories, np.full(len(popular), at), popular)
-            scores, rows = np.concatenate([scores, own]), np.concatenate([rows, popular])
-        else:
-            missing = n - len(popular)
-            scores = np.concatenate([np.zeros(len(popular)), np.full(missing, -np.inf)])
-            rows = np.concatenate([popular, np.full(missing, -1)])
-        blended = blend(scores, self._log_popularity[rows], share)
-        blended[rows < 0] = -np.inf
-        best = np.argsort(-blended, kind="stable")[:n]
-        return blended[best], rows[best]
-
-    def _most_popular(self, n: int, allowed: RowFilter | None, hidden: IntArray | None) -> IntArray:
-        order = self._by_popularity
-        if allowed is not None:
-            order = order[allowed.mask[order]]
-        if hidden is None or len(hidden) == 0:
-            return order[:n]
-        order = order[: n + len(hidden)]
-        return order[~np.isin(order, hidden)][:n]
-
-    @cached_property
-    def _by_popularity(self) -> IntArray:
-        order = np.argsort(-self.popularity, kind="stable")
-        available = self.index.available if isinstance(self.index, SideIndex) else None
-        return order if available is None else order[available[order]]
 
     def with_side(
         self, *, added: FloatArray, bias: FloatArray, withdrawn: IntArray
