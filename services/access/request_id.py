@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import random
 import re
 import time
 from contextvars import ContextVar
@@ -12,13 +11,12 @@ from datetime import UTC, datetime
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from services.names import unique_names
+
 log = logging.getLogger("errata.requests")
 
 HEADER = b"x-request-id"
 _ACCEPTED = re.compile(rb"[A-Za-z0-9_.:-]{1,128}")
-# Seeded by the system when the process starts: asking it for each request costs more than the rest
-# here. A name is no secret.
-_random = random.Random()  # nosec B311
 _current: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 
@@ -35,9 +33,7 @@ class RequestId:
             return
         sent = next((value for name, value in scope["headers"] if name == HEADER), b"")
         # Anything else could forge lines of the log.
-        request_id = (
-            sent if _ACCEPTED.fullmatch(sent) else f"{_random.getrandbits(128):032x}".encode()
-        )
+        request_id = sent if _ACCEPTED.fullmatch(sent) else unique_names(1)[0].encode()
         started, status = time.perf_counter(), 500
 
         async def named(message: Message) -> None:

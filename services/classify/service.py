@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from typing import BinaryIO
@@ -43,6 +42,7 @@ from services.classify.source import Source, open_source
 from services.classify.stream import ServedEdition, StreamClassifier, classify
 from services.classify.telemetry import TrafficTelemetry
 from services.classify.verdict import Verdict
+from services.names import unique_names
 from services.problems import ProblemError
 
 log = logging.getLogger(__name__)
@@ -172,7 +172,7 @@ class ClassifyService:
             model_version=served.version,
             verdicts=[
                 FlowVerdict(
-                    prediction_id=uuid.uuid4().hex,
+                    prediction_id=unique_names(1)[0],
                     id=flow.id,
                     packet=int(found.packet[row]),
                     label=names[row],

@@ -9,7 +9,6 @@ how they were cut into batches.
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -27,6 +26,7 @@ from services.classify.policy import LatencyBudget, Pressure, Shed
 from services.classify.reader import FlowReader, Opinions
 from services.classify.source import Source
 from services.classify.verdict import FlowName, Reason, Verdict
+from services.names import unique_names
 
 FloatArray = NDArray[np.float32]
 
@@ -230,7 +230,7 @@ class StreamClassifier:
         known = self._flows.get(number)
         if known is None:
             waits = pressure >= Pressure.NEW_FLOWS_WAIT
-            known = _Known(uuid.uuid4().hex, FlowName.of(row), final_only=waits)
+            known = _Known(unique_names(1)[0], FlowName.of(row), final_only=waits)
             self._flows[number] = known
             self.counts.flows += 1
             self.counts.shed[Shed.FINAL_ONLY] += waits

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +17,7 @@ from feature_store.online import CatalogueChanges, Headroom, OnlineStore
 from feature_store.pseudonyms import ONLINE, Pseudonyms, differs
 from feature_store.registry import Registry
 from feature_store.vectors import single_threaded
+from services.names import unique_names
 from services.problems import ProblemError
 from services.recommend.answering import Answering, Asked
 from services.recommend.assortment import Assortment
@@ -237,7 +237,7 @@ class CatalogueService:
         reasons = self._versions.degraded(served, redis_away=False)
         return SimilarResponse.model_validate(
             {
-                "prediction_id": uuid.uuid4().hex,
+                "prediction_id": unique_names(1)[0],
                 "model_version": served.version,
                 "degraded": bool(reasons),
                 "degraded_reasons": reasons,
@@ -263,7 +263,7 @@ class CatalogueService:
             )
         when = request.timestamp or datetime.now(UTC)
         record = FeedbackRecord(
-            feedback_id=request.feedback_id or uuid.uuid4().hex,
+            feedback_id=request.feedback_id or unique_names(1)[0],
             user_id=request.user_id,
             item_id=request.item_id,
             type=request.type,
