@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import redis
 from prometheus_client import Counter, Histogram
 
 from feature_store.online import Headroom, StoredPrediction
+from services.names import unique_names
 from services.problems import ProblemError
 from services.recommend.loading import Served
 from services.recommend.memory import Memories, MemoryStage, Shown
@@ -143,7 +143,6 @@ class Answering:
         """What is known of each request's user; see `Users.get` for `meanwhile`."""
         ids = list({each.user_id: None for each in requests if each.user_id is not None})
         nobody = {p: KnownUser() for p, each in enumerate(requests) if each.user_id is None}
-        elsewhere = 0.0
 
         def of_each(users: Sequence[KnownUser]) -> list[KnownUser]:
             of = dict(zip(ids, users, strict=True))
@@ -152,16 +151,14 @@ class Answering:
                 for place, each in enumerate(requests)
             ]
 
-        def timed(users: list[KnownUser]) -> None:
-            nonlocal elsewhere
-            began = time.perf_counter()
-            meanwhile(of_each(users))
-            elsewhere = time.perf_counter() - began
+        with self._telemetry.timed("user") as timing:
 
-        started = time.perf_counter()
-        users = self._users.get(ids, timed)
-        self._telemetry.took("user", time.perf_counter() - started - elsewhere)
-        return of_each(users)
+            def guess(users: list[KnownUser]) -> None:
+                began = time.perf_counter()
+                meanwhile(of_each(users))
+                timing.elsewhere_s = time.perf_counter() - began
+
+            return of_each(self._users.get(ids, guess))
 
     def _told(
         self,
@@ -178,7 +175,7 @@ class Answering:
         bodies: list[bytes | BaseException] = []
         with self._telemetry.timed("write"):
             for prediction_id, request, user, each in zip(
-                _unique(len(requests)), requests, known, found, strict=True
+                unique_names(len(requests)), requests, known, found, strict=True
             ):
                 if isinstance(each, ProblemError):
                     bodies.append(each)
@@ -248,14 +245,3 @@ class Answering:
             log.warning("answers were not kept for the error memory: %s", error)
             return False
         return True
-
-
-# Seeded by the system when the process starts: `uuid4` asks the system each time, and gives the
-# interpreter away for it. An id is a name, and no secret.
-_random = random.Random()  # nosec B311
-
-
-def _unique(n: int) -> list[str]:
-    """Names that nothing else will have, 128 random bits each."""
-    bits = f"{_random.getrandbits(128 * n):0{32 * n}x}" if n else ""
-    return [bits[start : start + 32] for start in range(0, 32 * n, 32)]

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 _JSON = (b"content-type", b"application/json")
 Answer = Callable[[Scope, Any], Any]
-Timed = Callable[[str], AbstractContextManager[None]]
+Timed = Callable[[str], AbstractContextManager[object]]
 
 
 class ClientGoneError(Exception):

@@ -129,28 +129,20 @@ class Telemetry:
             multiprocess_mode="livemax",
         )
 
-    def timed(self, stage: str) -> AbstractContextManager[None]:
+    def timed(self, stage: str) -> AbstractContextManager[Timing]:
         """Time one stage, and make a span of it where there is a tracer. Requests that are computed
         together share their stages: the spans are under the request that began the batch."""
-        series = self._series(stage)
-        if self.tracer is None:
-            return _Timed(series)
-        return self._traced(stage, self.tracer, series)
-
-    def took(self, stage: str, seconds: float) -> None:
-        """Count a stage that was not one stretch of time."""
-        self._series(stage).observe(seconds)
-
-    def _series(self, stage: str) -> Histogram:
         series = self._stages.get(stage)
         if series is None:  # looking one up by its label costs more than the observation
             series = self._stages[stage] = self.stage.labels(stage)
-        return series
+        if self.tracer is None:
+            return Timing(series)
+        return self._traced(stage, self.tracer, series)
 
     @contextmanager
-    def _traced(self, stage: str, tracer: Tracer, series: Histogram) -> Iterator[None]:
-        with _Timed(series), tracer.start_as_current_span(stage):
-            yield
+    def _traced(self, stage: str, tracer: Tracer, series: Histogram) -> Iterator[Timing]:
+        with Timing(series) as timing, tracer.start_as_current_span(stage):
+            yield timing
 
     def exposition(self) -> bytes:
         """The text format that `/metrics` answers, of all worker processes together."""
@@ -161,16 +153,22 @@ class Telemetry:
         return generate_latest(self.registry)
 
 
-class _Timed:
-    """Observes how long a block took; a generator would take as long as what it measures."""
+class Timing:
+    """Observes how long a block took; a generator would take as long as what it measures.
 
-    __slots__ = ("_series", "_started")
+    Attributes:
+        elsewhere_s: seconds of the block that were spent on other stages, and are not counted.
+    """
+
+    __slots__ = ("_series", "_started", "elsewhere_s")
 
     def __init__(self, series: Histogram) -> None:
         self._series = series
+        self.elsewhere_s = 0.0
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Timing:
         self._started = time.perf_counter()
+        return self
 
     def __exit__(self, *_: object) -> None:
-        self._series.observe(time.perf_counter() - self._started)
+        self._series.observe(time.perf_counter() - self._started - self.elsewhere_s)

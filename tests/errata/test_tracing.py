@@ -43,7 +43,7 @@ def test_a_request_and_its_stages_are_spans_of_the_callers_trace(
     request = next(span for name, span in spans.items() if name.startswith("POST"))
     assert request.attributes["http.response.status_code"] == 200
     assert f"{request.context.trace_id:032x}" == TRACE
-    for stage in ("parse", "tower", "search", "memory", "rank"):
+    for stage in ("parse", "user", "tower", "search", "memory", "rank"):
         assert spans[stage].context.trace_id == request.context.trace_id, stage
 
 
