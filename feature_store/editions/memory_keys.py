@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_store.compiled import compiler, prefetch
+from feature_store.compiled import compiler, prefetch_row
 
 FloatArray = NDArray[np.float32]
 # Sums may be reordered, so that they use the machine's vectors.
@@ -16,8 +16,7 @@ compiled = compiler(Path(__file__).parent, fastmath={"reassoc", "contract", "nsz
 
 D_PART = 24
 _ROOT_HALF = np.float32(0.5**0.5)
-# Floats of a cache line, and so many items ahead are sent for.
-_LINE, _AHEAD = 16, 4
+_AHEAD = 4  # so many items ahead are sent for
 _SEED = 20_230
 # What a best-ranked item is expected to be worth before any outcome is known.
 _FIRST_GUESS = 0.1
@@ -88,9 +87,8 @@ def _fill(
     p = items.shape[1]
     for at in range(len(rows)):
         if at + _AHEAD < len(rows):
-            for k in range(0, p, _LINE):
-                prefetch(items, rows[at + _AHEAD] * p + k)
-                prefetch(own, rows[at + _AHEAD] * p + k)
+            prefetch_row(items, rows[at + _AHEAD])
+            prefetch_row(own, rows[at + _AHEAD])
         user, row = lists[at], rows[at]
         squares = np.float32(0)
         for k in range(p):

@@ -14,15 +14,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_store.compiled import compiler, prefetch
+from feature_store.compiled import compiler, prefetch_row
 from feature_store.interactions.history_rows import SparseRows
 from models.recommender.user_tower import UserTower
 
 FloatArray = NDArray[np.float32]
 # Sums may be reordered, so that they use the machine's vectors.
 compiled = compiler(Path(__file__).parent, fastmath={"reassoc", "contract", "nsz"})
-# Floats of a cache line, and so many items of a history ahead are their vectors sent for.
-_LINE, _AHEAD = 16, 4
+_AHEAD = 4  # so many items of a history ahead are their vectors sent for
 _EPSILON = 1e-12  # as torch's normalize
 _ROOT_HALF = np.float32(0.5**0.5)
 
@@ -97,9 +96,7 @@ def _read_histories(
         counts[:] = 0
         for e in range(indptr[b], indptr[b + 1]):
             if e + _AHEAD < len(indices):
-                ahead = np.int64(indices[e + _AHEAD]) * d
-                for k in range(0, d, _LINE):
-                    prefetch(vectors, ahead + k)
+                prefetch_row(vectors, indices[e + _AHEAD])
             row, weight = indices[e], weights[e]
             at = types[row] * d
             counts[types[row]] += 1

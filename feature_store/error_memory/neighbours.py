@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_store.compiled import prefetch_far
+from feature_store.compiled import CACHE_LINE_BYTES, prefetch_far
 from feature_store.error_memory.compiled import compiled
 from feature_store.error_memory.hashing import bucket_of, code_of, hyperplanes
 from feature_store.error_memory.lanes import products
@@ -24,7 +24,6 @@ from feature_store.error_memory.lanes import products
 FloatArray = NDArray[np.float32]
 HalfBits = NDArray[np.uint16]
 NOTHING = -1
-_LINE_BYTES = 64  # of the cache
 
 
 class Neighbours(NamedTuple):
@@ -152,6 +151,6 @@ def ask_for_bucket(table: Neighbours, bucket: int) -> None:
 @compiled
 def ask_for(array: NDArray[Any], row: int) -> None:
     """Begin to fetch `array[row]`."""
-    size, step = array[row].size, _LINE_BYTES // array.itemsize
+    size, step = array[row].size, CACHE_LINE_BYTES // array.itemsize
     for at in range(0, size, step):
         prefetch_far(array, row * size + at)

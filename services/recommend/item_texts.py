@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from feature_store.compiled import compiler, copy_bytes, prefetch
+from feature_store.compiled import CACHE_LINE_BYTES, compiler, copy_bytes, prefetch
 from feature_store.editions import RecommenderEdition
 
 compiled = compiler(Path(__file__).parent)
@@ -24,8 +24,7 @@ LARGEST_SCORE = 1e12
 UNEXPLAINED = {"reasons": None, "corrections": None}
 _AFTER_SCORE = np.frombuffer(b',"reasons":null,"corrections":null}', np.uint8)
 _SCORE_BYTES = 24
-# Bytes of a cache line, and so many items of a list ahead are their texts sent for.
-_LINE, _AHEAD = 64, 8
+_AHEAD = 8  # so many items of a list ahead are their texts sent for
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ def _written(
         for place in range(n):
             if place + _AHEAD < n and rows[b, place + _AHEAD] < n_own:
                 ahead = rows[b, place + _AHEAD]
-                for line in range(own[1][ahead], own[1][ahead + 1], _LINE):
+                for line in range(own[1][ahead], own[1][ahead + 1], CACHE_LINE_BYTES):
                     prefetch(own[0], line)
             at = _comma(place, out, at)
             row = rows[b, place]
