@@ -59,7 +59,7 @@ class RowFilter:
         return faiss.IDSelectorBitmap(len(self.mask), faiss.swig_ptr(self._bitmap))
 
     def without(self, rows: IntArray) -> RowFilter:
-        """This set less `rows`."""
+        """This set less `rows`, of which those that there are not change nothing."""
         mask = self.mask.copy()
-        mask[rows] = False
+        mask[rows[(rows >= 0) & (rows < len(mask))]] = False
         return RowFilter(mask)

@@ -14,6 +14,14 @@ from numpy.typing import NDArray
 from feature_store.vectors import gpu
 from feature_store.vectors.backend import load_faiss
 from feature_store.vectors.filters import BoolArray, IntArray, RowFilter
+from feature_store.vectors.kinds import (
+    construct,
+    effort_of,
+    kind_of,
+    lists_of,
+    set_effort,
+    train,
+)
 from feature_store.vectors.listed import Lists
 from feature_store.vectors.sifting import without
 from feature_store.vectors.spec import IndexSpec, Kind
@@ -26,8 +34,6 @@ HNSW_FILTER_SHARE = 0.2
 EXACT_NUMBERS = 2_500_000
 # A query that hides more rows than this is searched with a filter of its own.
 MAX_OVERFETCH = 1_000
-TRAINING_VECTORS_PER_LIST = 64
-PQ_CENTROIDS = 16  # of a 4-bit code
 
 
 class VectorIndex:
@@ -51,8 +57,8 @@ class VectorIndex:
         self._index = index
         self._matrix = matrix
         self.device = device
-        self.kind: Kind = _kind(index)
-        self.effort = _effort(index, self.kind)
+        self.kind: Kind = kind_of(index)
+        self.effort = effort_of(index, self.kind)
         self._scratch = _Scratch()
         self._unfiltered: tuple[object, Any] | None = None
 
@@ -68,9 +74,9 @@ class VectorIndex:
         vectors = np.ascontiguousarray(vectors, dtype=np.float32)
         if vectors.ndim != 2 or not np.isfinite(vectors).all():
             raise ValueError(f"vectors must be a finite (n, d) array, got shape {vectors.shape}")
-        index = _construct(vectors.shape[1], spec.resolve(len(vectors)))
+        index = construct(vectors.shape[1], spec.resolve(len(vectors)))
         if not index.is_trained:
-            _train(index, vectors, seed)
+            train(index, vectors, seed)
         index.add(vectors)
         return cls._placed(index, vectors, device)
 
@@ -116,13 +122,8 @@ class VectorIndex:
             breadth: vertices visited (`hnsw`) or lists scanned (`ivf`, `ivfpq`).
             refine_factor: that many times k codes are re-scored exactly (`ivfpq`).
         """
-        if self.kind == "hnsw":
-            self._index.hnsw.efSearch = breadth
-        elif self.kind in ("ivf", "ivfpq"):
-            _lists(self._index).nprobe = breadth
-        if self.kind == "ivfpq":
-            self._index.k_factor = refine_factor
-        self.effort = _effort(self._index, self.kind)
+        set_effort(self._index, self.kind, breadth, refine_factor)
+        self.effort = effort_of(self._index, self.kind)
 
     @cached_property
     def _scanned(self) -> Lists | None:
@@ -139,7 +140,7 @@ class VectorIndex:
     def max_breadth(self) -> int:
         """The largest breadth that changes anything."""
         if self.kind in ("ivf", "ivfpq"):
-            return int(_lists(self._index).nlist)
+            return int(lists_of(self._index).nlist)
         return len(self)
 
     def __len__(self) -> int:
@@ -175,7 +176,8 @@ class VectorIndex:
                 best are those by the sum; otherwise they are the best without it, in the order of
                 the sum.
             allowed: the rows that may be returned, for all queries; None allows all.
-            hidden: B arrays of rows that the query in that place must not get.
+            hidden: B arrays of rows that the query in that place must not get; one that the index
+                does not hold hides nothing.
             at_least: a query with fewer rows than this is searched again, exactly; `k` where left
                 out. Who fetches more than is served spares itself the second search.
 
@@ -363,66 +365,6 @@ def _reordered(scores: FloatArray, rows: IntArray) -> tuple[FloatArray, IntArray
     """Each query's rows, best first."""
     order = np.argsort(-scores, axis=1, kind="stable")
     return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
-
-
-def _construct(d: int, spec: IndexSpec) -> Any:
-    faiss = load_faiss()
-    if spec.kind == "flat":
-        return faiss.IndexFlatIP(d)
-    if spec.kind == "hnsw":
-        index = faiss.IndexHNSWFlat(d, spec.hnsw_neighbours, faiss.METRIC_INNER_PRODUCT)
-        index.hnsw.efConstruction = spec.hnsw_ef_construction
-        index.hnsw.efSearch = spec.hnsw_ef_search
-        return index
-    description = f"IVF{spec.n_lists},Flat"
-    if spec.kind == "ivfpq":
-        parts = max(1, d // spec.pq_dimensions)
-        while d % parts:
-            parts -= 1
-        description = f"IVF{spec.n_lists},PQ{parts}x4fs,RFlat"
-    index = faiss.index_factory(d, description, faiss.METRIC_INNER_PRODUCT)
-    lists = _lists(index)
-    lists.nprobe = spec.n_probe
-    lists.cp.spherical = True  # centroids of unit length: lists are chosen by direction
-    if spec.kind == "ivfpq":
-        index.k_factor = spec.refine_factor
-    return index
-
-
-def _train(index: Any, vectors: FloatArray, seed: int) -> None:
-    lists = _lists(index)
-    lists.cp.seed = seed
-    n = min(len(vectors), max(TRAINING_VECTORS_PER_LIST * lists.nlist, 1_000))
-    lists.cp.max_points_per_centroid = TRAINING_VECTORS_PER_LIST
-    lists.cp.min_points_per_centroid = 1
-    sample = vectors[np.random.default_rng(seed).permutation(len(vectors))[:n]]
-    if hasattr(lists, "pq"):
-        lists.pq.cp.min_points_per_centroid = 1
-        sample = np.resize(sample, (max(n, PQ_CENTROIDS), sample.shape[1]))  # repeats a few rows
-    index.train(sample)
-
-
-def _kind(index: Any) -> Kind:
-    if hasattr(index, "hnsw"):
-        return "hnsw"
-    if hasattr(index, "k_factor"):
-        return "ivfpq"
-    return "ivf" if hasattr(index, "nprobe") else "flat"
-
-
-def _effort(index: Any, kind: Kind) -> tuple[int, float]:
-    """Breadth and refine factor."""
-    if kind == "hnsw":
-        return int(index.hnsw.efSearch), 1.0
-    if kind == "ivfpq":
-        return int(_lists(index).nprobe), float(index.k_factor)
-    return (int(index.nprobe), 1.0) if kind == "ivf" else (0, 1.0)
-
-
-def _lists(index: Any) -> Any:
-    """The inverted file inside an index."""
-    faiss = load_faiss()
-    return faiss.downcast_index(faiss.extract_index_ivf(index))
 
 
 def _pad(scores: FloatArray, rows: IntArray, k: int) -> tuple[FloatArray, IntArray]:

@@ -118,7 +118,8 @@ def _scan(
     for b in range(len(queries)):
         query = queries[b]
         for at in range(begin, ends[b]):
-            flags[hidden[at]] = True
+            if 0 <= hidden[at] < len(flags):
+                flags[hidden[at]] = True
         kept, worst = 0, _NOTHING
         for place in range(probed.shape[1]):
             number = probed[b, place]
@@ -146,7 +147,8 @@ def _scan(
             kept = n
         keys[b, :kept] = best[:kept]
         for at in range(begin, ends[b]):
-            flags[hidden[at]] = False
+            if 0 <= hidden[at] < len(flags):
+                flags[hidden[at]] = False
         begin = ends[b]
 
 

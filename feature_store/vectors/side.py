@@ -90,7 +90,7 @@ class SideIndex:
             side += offset[n:]
         side[:, ~added_mask] = -np.inf
         for query, unwanted in enumerate(hidden or ()):
-            side[query, unwanted[unwanted >= n] - n] = -np.inf
+            side[query, unwanted[(unwanted >= n) & (unwanted < len(self))] - n] = -np.inf
         side_rows = np.where(np.isfinite(side), np.arange(len(self._added)) + n, -1)
         scores = np.concatenate([scores, side.astype(np.float32)], axis=1)
         rows = np.concatenate([rows, side_rows], axis=1)

@@ -48,7 +48,8 @@ def _without(
     for query in range(len(rows)):
         end = ends[query]
         for at in range(begin, end):
-            flags[hidden[at]] = True
+            if 0 <= hidden[at] < len(flags):
+                flags[hidden[at]] = True
         kept = 0
         for place in range(rows.shape[1]):
             row = rows[query, place]
@@ -59,5 +60,6 @@ def _without(
                 if kept == kept_rows.shape[1]:
                     break
         for at in range(begin, end):
-            flags[hidden[at]] = False
+            if 0 <= hidden[at] < len(flags):
+                flags[hidden[at]] = False
         begin = end

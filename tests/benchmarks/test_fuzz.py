@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.fuzz import fuzz, mutate
+from benchmarks.fuzz import fuzz
+from benchmarks.serving.hostile import mutate
 from tests.pipelines.traffic.conftest import write_captures
 
 

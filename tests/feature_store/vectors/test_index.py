@@ -60,6 +60,7 @@ def test_lists_are_scanned_by_the_sum_with_the_offset(n, k, share, lists, breadt
     queries, offset = unit_vectors(3, 8, seed + 1), rng.integers(-3, 3, n).astype(np.float32) / 3
     allowed = np.ones(n, bool) if share is None else rng.random(n) < share
     hidden = [rng.integers(n, size=rng.integers(30)) for _ in queries]
+    none = np.array([-1, n, n + 70])  # rows that there are not
     spec = IndexSpec(kind="ivf", n_lists=lists, n_probe=breadth)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -67,7 +68,12 @@ def test_lists_are_scanned_by_the_sum_with_the_offset(n, k, share, lists, breadt
         patch.setattr("feature_store.vectors.listed.SPARE", spare)
         index = VectorIndex.build(vectors, spec, device="cpu")
         given = None if share is None else RowFilter(allowed)
-        scores, rows = index.search(queries, k, offset=offset, allowed=given, hidden=hidden)
+        scores, rows = index.search(
+            *(queries, k),
+            offset=offset,
+            allowed=given,
+            hidden=[np.append(each, none) for each in hidden],
+        )
 
     for query, unwanted in enumerate(hidden):
         here = rows[query][rows[query] >= 0]
@@ -114,17 +120,19 @@ def test_what_a_query_hides_is_replaced_by_the_next_best(
     rng = np.random.default_rng(seed)
     vectors, queries = unit_vectors(n, 8, seed), unit_vectors(3, 8, seed + 1)
     allowed = None if share is None else rng.random(n) < share
-    hidden = [rng.integers(n, size=rng.integers(longest + 1)) for _ in queries]
+    # Also rows that there are not.
+    unwanted = [rng.integers(-2, n + 2, size=rng.integers(longest + 1)) for _ in queries]
     spec = IndexSpec(kind=kind, n_lists=1)  # one list: nothing is approximate
     index = VectorIndex.build(vectors, spec, device="cpu")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("feature_store.vectors.index.MAX_OVERFETCH", overfetch)
-        scores, rows = index.search(queries, k, allowed=allowed, hidden=hidden)
+        scores, rows = index.search(queries, k, allowed=allowed, hidden=unwanted)
 
-    for query, unwanted in enumerate(hidden):
+    for query in range(len(queries)):
+        hidden = unwanted[query][(unwanted[query] >= 0) & (unwanted[query] < n)]
         open_to_it = np.ones(n, bool) if allowed is None else allowed.copy()
-        open_to_it[unwanted] = False
+        open_to_it[hidden] = False
         expected = min(k, int(open_to_it.sum()))
         found = rows[query][rows[query] >= 0]
         assert len(found) == expected
