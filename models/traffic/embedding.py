@@ -30,7 +30,7 @@ FEATURE_SCALES = FeatureScales(
 
 
 class EmbeddingConfig(BaseModel):
-    """Which tokens a flow becomes. The defaults are tier T0; T1 has 12 fields."""
+    """Which tokens a flow becomes. The defaults are tier T0; T1 has 20 fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

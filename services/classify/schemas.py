@@ -23,6 +23,14 @@ FieldName = Literal[
     "tcp_window_scale",
     "tcp_options",
     "icmp_type_code",
+    "message_kind",
+    "message_type",
+    "record_bytes",
+    "hello_version",
+    "hello_ciphers",
+    "hello_extensions",
+    "hello_extension_kinds",
+    "hello_session_bytes",
 ]
 
 

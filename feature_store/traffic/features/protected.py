@@ -1,9 +1,8 @@
 """What a classifier may not see: fields that say who or where a host is, or when it ran.
 
-`PROTECTED` is the one list. `protect_headers` is made from it, and tests randomise every row of it
-and ask that the features of tiers T0 and T1 stay what they were.
-
-Payload is not in T1 at all, so neither are host names such as the SNI of TLS.
+`PROTECTED` lists header fields, and `protect_headers` is made from it. `PROTECTED_CONTENT` lists
+what is left unread of the messages that payloads begin with. Tests randomise every row of both and
+ask that the features of tiers T0 and T1 stay what they were.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from feature_store.traffic.compiled import compiled, int64
 from feature_store.traffic.flows.flow import HEADER_BYTES, FlowBatch
+from feature_store.traffic.flows.messages import MessageKind
 
 
 class Header(IntEnum):
@@ -40,6 +40,15 @@ class ProtectedField:
     why: str
     first_mask: int = 0xFF
     rounded: bool = False  # not removed, but rounded up to 32, 64, 128 or 255
+
+
+@dataclass(frozen=True, slots=True)
+class ProtectedContent:
+    """Something within a kind of message that `flows.messages` does not read."""
+
+    kind: MessageKind
+    name: str
+    why: str
 
 
 WHO = "names a host"
@@ -79,6 +88,28 @@ PROTECTED = (
     ProtectedField(Header.SCTP, "destination port", 2, 2, SERVICE),
     ProtectedField(Header.SCTP, "verification tag", 4, 4, RANDOM),
     ProtectedField(Header.SCTP, "checksum", 8, 4, DERIVED),
+)
+PROTECTED_CONTENT = (
+    ProtectedContent(MessageKind.TLS, "server name (SNI)", WHO),
+    ProtectedContent(MessageKind.TLS, "random, session id", RANDOM),
+    ProtectedContent(MessageKind.TLS, "tickets, key shares, other extensions' contents", ANYTHING),
+    ProtectedContent(MessageKind.HTTP_REQUEST, "path and header fields", WHO),
+    ProtectedContent(MessageKind.HTTP_RESPONSE, "header fields and content", ANYTHING),
+    ProtectedContent(MessageKind.REPLY, "text", WHO),
+    ProtectedContent(MessageKind.SSH, "version of the software", ANYTHING),
+    ProtectedContent(MessageKind.BITTORRENT, "what is shared, and the peer", WHO),
+    ProtectedContent(MessageKind.QUIC, "connection ids, tokens", RANDOM),
+    ProtectedContent(MessageKind.DTLS, "epoch, sequence number, hello", ANYTHING),
+    ProtectedContent(MessageKind.DNS, "identifier", RANDOM),
+    ProtectedContent(MessageKind.DNS, "names and addresses", WHO),
+    ProtectedContent(MessageKind.STUN, "transaction id, attributes", ANYTHING),
+    ProtectedContent(MessageKind.RTP, "sequence number, timestamp, source", SERIAL),
+    ProtectedContent(MessageKind.RTCP, "source and reports", SERIAL),
+    ProtectedContent(MessageKind.NTP, "clocks and reference", SERIAL),
+    ProtectedContent(MessageKind.SSDP, "header fields", WHO),
+    ProtectedContent(MessageKind.DHCP, "identifiers, addresses, names", WHO),
+    ProtectedContent(MessageKind.TEXT, "all of it", WHO),
+    ProtectedContent(MessageKind.BINARY, "all but the first byte", ANYTHING),
 )
 KEPT_OPTIONS = (2, 3)  # maximum segment size, window scale
 

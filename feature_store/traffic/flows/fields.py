@@ -1,4 +1,5 @@
-"""The header fields of a packet that say how its sender behaves, and not who or where it is.
+"""The header fields of a packet that say how its sender behaves, and not who or where it is: IP's,
+its transport's, and those of the message that its payload begins with (`messages.py`).
 
 What is left out, and why, is in `features.protected`.
 """
@@ -9,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_store.traffic.compiled import compiled, int64
+from feature_store.traffic.flows.messages import MESSAGE_FIELDS, read_message
+from feature_store.traffic.flows.reference_messages import read_message_reference
 
 # Columns of `FlowBatch.fields`, all uint16 and 0 where the packet has no such header.
 HEADER_FIELDS = (
@@ -24,7 +27,9 @@ HEADER_FIELDS = (
     "tcp_window_scale",  # shift + 1
     "tcp_options",  # bit k: an option of kind k < 15 is there; bit 15: one of a higher kind
     "icmp_type_code",  # type × 256 + code
+    *MESSAGE_FIELDS,
 )
+_MESSAGE = HEADER_FIELDS.index(MESSAGE_FIELDS[0])
 
 
 @compiled
@@ -56,6 +61,9 @@ def read_fields(
             _read_options(bytes_, transport + 20, packet["payload_offset"], fields[row])
         elif packet["protocol"] in (1, 58):
             fields[row, 11] = (int64(bytes_[transport]) << 8) | bytes_[transport + 1]
+        payload, length = int64(packet["payload_offset"]), int64(packet["payload_length"])
+        captured_payload = bytes_[min(payload, bytes_.size) : min(payload + length, bytes_.size)]
+        read_message(captured_payload, length, packet["protocol"], fields[row, _MESSAGE:])
 
 
 @compiled
@@ -124,4 +132,6 @@ def read_fields_reference(packet: bytes, decoded: np.void) -> dict[str, int]:
             options = options[size:]
     elif decoded["protocol"] in (1, 58):
         fields["icmp_type_code"] = int.from_bytes(packet[transport : transport + 2], "big")
-    return fields
+    length = int(decoded["payload_length"])
+    said = packet[payload : payload + length]
+    return fields | read_message_reference(said, length, int(decoded["protocol"]))

@@ -3,7 +3,7 @@
 An address becomes a keyed hash: flows of one pair of ends still belong together, which a split of
 the next training asks for, and nobody without the key can say whose they were.
 
-header   b"FL1", packets kept (uint8), M (uint8), packets with bytes (uint8)
+header   b"FL2", packets kept (uint8), M (uint8), packets with bytes (uint8)
 body     the row of `FLOW` with hashed addresses, then sizes, directions, gaps and header
          fields of the kept packets, then bytes of the first ones where they are kept
 """
@@ -19,7 +19,7 @@ from feature_store.traffic.flows.fields import HEADER_FIELDS
 from feature_store.traffic.flows.flow import FLOW, RAW_BYTES, RAW_PACKETS, FlowBatch
 
 _HEADER = struct.Struct("<3sBBB")
-_MAGIC = b"FL1"
+_MAGIC = b"FL2"
 _ENDS = (("src_hi", "src_lo"), ("dst_hi", "dst_lo"))
 
 

@@ -16,6 +16,7 @@ from feature_store.traffic.features import (
 )
 from feature_store.traffic.features.protected import KEPT_OPTIONS
 from feature_store.traffic.flows import HEADER_FIELDS, FlowBatch
+from feature_store.traffic.flows.messages import MESSAGE_FIELDS
 from feature_store.traffic.meter import FlowMeter
 
 from .conftest import ACK, PSH, SYN, batch_of, ipv4, ipv6, tcp, udp
@@ -177,6 +178,7 @@ def test_header_fields_of_a_syn() -> None:
         "tcp_window_scale": 8,
         "tcp_options": 0b11110,
         "icmp_type_code": 0,
+        **dict.fromkeys(MESSAGE_FIELDS, 0),
     }
 
 
