@@ -172,8 +172,9 @@ def _step(
     seeds, places = _unique_seeds(ends)
     subgraph = neighbours.sample(seeds, generator=group.own_draws(generator))
     vectors = network(*nodes.of(subgraph), subgraph.edge_index)
+    # A row is taken many times. Of indexing, threads would sum its gradient in any order.
     anchor, positive, negatives = (
-        vectors[kind][place] for (kind, _), place in zip(ends, places, strict=True)
+        vectors[kind].index_select(0, place) for (kind, _), place in zip(ends, places, strict=True)
     )
     loss = (
         link_softmax_loss(anchor, positive, negatives, temperature=config.temperature)

@@ -3,6 +3,7 @@ import pytest
 import scipy.sparse as sp
 
 from pipelines.recommender.cases import leave_last_out
+from pipelines.recommender.config import RecommenderConfig
 from pipelines.recommender.evaluation import evaluate
 from pipelines.recommender.preparation import build_graph, prepare
 from pipelines.recommender.training import train
@@ -46,6 +47,40 @@ def test_the_same_seed_gives_the_same_model(prepared, trained, config):
     np.testing.assert_array_equal(again.edition.item_vectors, trained.edition.item_vectors)
     other = train(prepared, prepared.log, config.changed(seed=1))
     assert not np.array_equal(other.edition.item_vectors, trained.edition.item_vectors)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"towers.negatives": 64, "towers.target_types": ("film",), "graph_network.loss": "margin"},
+        {"graph.strength": "cosine", "linear.kind": "spectral", "graph.in_memory_pairs": 0},
+    ],
+)
+def test_two_threads_give_the_same_model_again(prepared, changes):
+    """At sizes where a step's work is shared: below some 30,000 numbers one thread does it all."""
+    config = RecommenderConfig(threads=2).changed(
+        **{
+            "towers.epochs": 1,
+            "towers.batch_size": 64,
+            "graph_network.epochs": 4,
+            "graph_network.negatives": 1_024,
+            "lists.weight": 2.0,
+            "linear.rank": 16,
+            **changes,
+        }
+    )
+    first, *others = (_tensors(train(prepared, prepared.log, config).edition) for _ in range(3))
+    for other in others:
+        for name, values in first.items():
+            np.testing.assert_array_equal(other[name], values, err_msg=name)
+
+
+def _tensors(edition):
+    """Every array of an edition, by name."""
+    tower = {name: each.numpy() for name, each in edition.user_tower.state_dict().items()}
+    names = ("item_vectors", "history_vectors", "history_tail", "bias", "popularity")
+    return tower | {name: getattr(edition, name) for name in names} | vars(edition.lists)
 
 
 def test_search_and_re_ranking_agree_with_the_exact_scores(trained, prepared):

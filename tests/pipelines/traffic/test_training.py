@@ -1,5 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,6 +68,45 @@ def test_the_same_seed_gives_the_same_model(
         again.classify(parts.test.flows).probability,
         edition.classify(parts.test.flows).probability,
     )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tier": Tier.T2, "network.byte_packets": 2, "tree.enabled": False},
+        {"network.encoder.mixer": "mamba2"},
+    ],
+)
+def test_two_threads_give_the_same_model_again(
+    parts: Parts, labelled: LabelledFlows, small: TrafficConfig, changes: dict[str, Any]
+) -> None:
+    """At sizes where threads share a step's work."""
+    config = small.changed(
+        **{
+            "threads": 2,
+            "network.encoder.d_model": 64,
+            "network.epochs": 2,
+            "tree.rounds": 5,
+            "forest.trees": 10,
+            **changes,
+        }
+    )
+    first, second = (_tensors(train(parts, labelled.classes, config)) for _ in range(2))
+    assert first.keys() == second.keys()
+    for name, values in first.items():
+        np.testing.assert_array_equal(second[name], values, err_msg=name)
+
+
+def _tensors(edition: TrafficEdition) -> dict[str, Any]:
+    """Every array of an edition, by name; the trees as LightGBM writes them."""
+    found: dict[str, Any] = {
+        name: each.numpy() for name, each in edition.network.state_dict().items()
+    }
+    if edition.tree is not None:
+        found["tree"] = edition.tree.model_to_string()
+    if edition.forest is not None:
+        found |= vars(edition.forest)
+    return found | {"decision": edition.decision.model_dump_json()} | vars(edition.keys)
 
 
 def test_an_edition_that_was_saved_answers_as_before(
