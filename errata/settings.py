@@ -38,14 +38,10 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "warning"
 
     def of_demo(self) -> Settings:
-        """The demo's own home, registry and Redis: it must not mix with a user's data."""
+        """The demo's own home and registry: it must not mix with a user's data. In a Redis that is
+        named it has a tenant of its own."""
         return self.model_copy(
-            update={
-                "home": self.home / "demo",
-                "registry_url": None,
-                "redis_url": None,
-                "user_key": None,
-            }
+            update={"home": self.home / "demo", "registry_url": None, "user_key": None}
         )
 
     @property

@@ -31,7 +31,8 @@ def register(app: typer.Typer) -> None:
         """Train on real data, serve, click, and show what the click changed.
 
         Uses again what an earlier run made. The service is left up: stop it with --stop. The demo
-        keeps everything in ERRATA_HOME/demo, apart from your own data.
+        keeps everything in ERRATA_HOME/demo, apart from your own data; its Redis too, or, in the
+        one that ERRATA_REDIS_URL names, under a tenant of its own.
         """
         from errata.demo.recommender import run_demo, stop_demo
         from pipelines.progress import Terminal
@@ -41,6 +42,9 @@ def register(app: typer.Typer) -> None:
         if stop:
             out.print("stopped" if stop_demo(settings) else "no demo service is running")
             return
+        if settings.redis_url is not None:
+            with redis_url(settings):  # one that is away is an error before the training
+                pass
         url = run_demo(
             settings,
             RecommenderConfig.load(config, parse_overrides(overrides)),

@@ -22,7 +22,7 @@ from errata.settings import Settings
 from feature_store.editions.recommender import MODEL_NAME
 from feature_store.interactions.dataset import Dataset
 from feature_store.interactions.importers import import_dataset
-from feature_store.online import OnlineStore, connect
+from feature_store.online import OnlineStore, connect, describe
 from feature_store.online.embedded import EmbeddedRedis
 from feature_store.registry import Registry
 from pipelines.progress import Reporter
@@ -33,6 +33,7 @@ from pipelines.recommender.report import comparison_table
 
 START_TIMEOUT_S = 120.0
 SHOWN = 8
+TENANT = "demo"  # in a Redis that has others' data too
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def run_demo(
     with the same settings, and the service if it still answers.
 
     Args:
-        settings: `Settings.of_demo`: a home, a registry and a Redis apart from the user's data.
+        settings: `Settings.of_demo`: a home and a registry apart from the user's data.
         config: of the training.
         source: interactions in any format that can be imported; None is MovieLens-100K.
         port: where the service listens.
@@ -148,27 +149,43 @@ def _service(
 ) -> str:
     url = f"http://127.0.0.1:{port}"
     running = _running(paths)
+    state, tenant = _state(settings)
+    where = f"Redis {describe(state)}, tenant '{tenant}'"
+    if running is not None and running.get("redis") != where:
+        reporter.say("the service that an earlier run left up has another Redis: stopping it")
+        stop_demo(settings)
+        running = None
     if running is None:
-        reporter.say("starting Redis and the service")
+        own = settings.redis_url is None
+        reporter.say(f"starting {'Redis and ' if own else ''}the service")
         paths.log.parent.mkdir(parents=True, exist_ok=True)
         with paths.log.open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "errata", "serve", "--port", str(port)],
+                [sys.executable, "-m", "errata", "serve", "--port", str(port), "--tenant", tenant],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
                 env=_environment(settings),
             )
-        running = {"pid": process.pid, "url": url}
+        running = {"pid": process.pid, "url": url, "redis": where}
         paths.service.write_text(json.dumps(running))
     _wait_until_it_serves(running, version, paths.log)
+    reporter.say(where)
     return str(running["url"])
 
 
 def _environment(settings: Settings) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ERRATA_")}
-    return kept | {"ERRATA_HOME": str(settings.home)}
+    named = {} if settings.redis_url is None else {"ERRATA_REDIS_URL": settings.redis_url}
+    return kept | {"ERRATA_HOME": str(settings.home)} | named
+
+
+def _state(settings: Settings) -> tuple[str, str]:
+    """URL of the Redis, and the tenant of the demo in it."""
+    if settings.redis_url is not None:
+        return settings.redis_url, TENANT
+    return EmbeddedRedis(settings.redis_directory).url, "default"
 
 
 def _wait_until_it_serves(running: dict[str, Any], version: str, log: Path) -> None:
@@ -188,8 +205,9 @@ def _wait_until_it_serves(running: dict[str, Any], version: str, log: Path) -> N
 
 
 def _fill_online_store(dataset: Dataset, settings: Settings, reporter: Reporter) -> None:
-    url = EmbeddedRedis(settings.redis_directory).url
-    materialise(dataset, OnlineStore(connect(url, timeout_s=10)), reporter=reporter)
+    url, tenant = _state(settings)
+    store = OnlineStore(connect(url, timeout_s=10), tenant=tenant)
+    materialise(dataset, store, reporter=reporter)
 
 
 def _show_a_click(url: str, dataset: Dataset, console: Console) -> None:
