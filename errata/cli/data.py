@@ -41,6 +41,12 @@ def register(app: typer.Typer) -> None:
 
             errata import ml-latest-small/ data/
         """
+        for each in (destination, *destination.parents):
+            if each.exists() and not each.is_dir():
+                raise ValueError(
+                    f"{each} is there already and is no folder: the tables go into a folder, which "
+                    "is made where there is none. Name another one, or move that away"
+                )
         dataset = read_dataset(
             source,
             format=format,

@@ -10,10 +10,10 @@ from rich.table import Column, Table
 from errata.cli.options import Json
 from errata.console import out, print_json
 from errata.settings import Settings
-from feature_store.registry.names import RECOMMENDER
+from feature_store.registry.names import RECOMMENDER, TRAFFIC
 
 if TYPE_CHECKING:
-    from feature_store.registry import Registry
+    from feature_store.registry import Manifest, Registry
 
 MODEL_CARD = "model_card.md"
 Model = Annotated[str, typer.Option("--model", help="Name of the model.")]
@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
     @group.command("list")
     def list_(model: Model = RECOMMENDER, json: Json = False) -> None:
         """List the versions, oldest first."""
-        registry = _registry()
+        registry = _registry(model)
         aliases = registry.aliases(model)
         versions = registry.versions(model)
         named = {
@@ -42,7 +42,7 @@ def register(app: typer.Typer) -> None:
             print_json(
                 [
                     each.model_dump(mode="json", include={"version", "created_at", "metrics"})
-                    | {"aliases": named[each.version]}
+                    | {"aliases": named[each.version], "ablations": _ablations(each)}
                     for each in versions
                 ]
             )
@@ -56,6 +56,8 @@ def register(app: typer.Typer) -> None:
             Column("aliases", overflow="fold"),
             Column("metrics", overflow="fold"),
         )
+        if ablated := any(map(_ablations, versions)):
+            table.add_column("ablated", no_wrap=True)
         for each in versions:
             figures = ", ".join(
                 f"{name} {value}"
@@ -67,20 +69,22 @@ def register(app: typer.Typer) -> None:
                 f"{each.created_at:%Y-%m-%d %H:%M}",
                 " ".join(named[each.version]),
                 figures,
+                *([" ".join(_ablations(each))] if ablated else ()),
             )
         out.print(table)
 
     @group.command()
     def show(reference: Reference, model: Model = RECOMMENDER) -> None:
-        """Print a version's manifest as JSON."""
-        print_json(_registry().manifest(model, reference).model_dump(mode="json"))
+        """Print a version's manifest as JSON, and what its training left out."""
+        manifest = _registry(model).manifest(model, reference)
+        print_json(manifest.model_dump(mode="json") | {"ablations": _ablations(manifest)})
 
     @group.command()
     def card(reference: Reference = "champion", model: Model = RECOMMENDER) -> None:
         """Print a version's model card: how it was measured, and what was found."""
         from rich.markdown import Markdown
 
-        directory, manifest = _registry().open(model, reference)
+        directory, manifest = _registry(model).open(model, reference)
         path = directory / MODEL_CARD
         if not path.exists():
             raise ValueError(
@@ -92,7 +96,7 @@ def register(app: typer.Typer) -> None:
     @group.command()
     def verify(reference: Reference = "champion", model: Model = RECOMMENDER) -> None:
         """Check every file of a version against its SHA-256."""
-        directory, manifest = _registry().open(model, reference)
+        directory, manifest = _registry(model).open(model, reference)
         out.print(
             f"{manifest.version}: {len(manifest.files)} files are whole, in {directory}",
             soft_wrap=True,
@@ -103,18 +107,35 @@ def register(app: typer.Typer) -> None:
         reference: Reference, model: Model = RECOMMENDER, alias: Alias = "champion"
     ) -> None:
         """Point an alias at a version, once its files are verified."""
-        registry = _registry()
+        registry = _registry(model)
         registry.promote(model, registry.resolve(model, reference), alias=alias)
         out.print(f"{alias} → {registry.resolve(model, alias)}")
 
     @group.command()
     def rollback(model: Model = RECOMMENDER, alias: Alias = "champion") -> None:
         """Point an alias back at the version before."""
-        out.print(f"{alias} → {_registry().rollback(model, alias=alias)}")
+        out.print(f"{alias} → {_registry(model).rollback(model, alias=alias)}")
 
 
-def _registry() -> Registry:
+def _registry(model: str) -> Registry:
+    """The registry, which knows `model`.
+
+    Raises:
+        ValueError: nothing trains a model of that name, and none is published.
+    """
     from feature_store.registry import Registry
 
     settings = Settings()
-    return Registry(settings.registry, cache=settings.home / "cache" / "registry")
+    registry = Registry(settings.registry, cache=settings.home / "cache" / "registry")
+    if model not in (trained := {RECOMMENDER, TRAFFIC}):
+        known = sorted(trained | set(registry.models()))
+        if model not in known:
+            raise ValueError(f"no model '{model}': --model is one of {', '.join(known)}")
+    return registry
+
+
+def _ablations(manifest: Manifest) -> list[str]:
+    """The parts that a recommender was trained without, by their names for --ablate."""
+    from pipelines.recommender.config import ablations_of
+
+    return [*ablations_of(manifest.config)] if manifest.model == RECOMMENDER else []

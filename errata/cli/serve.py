@@ -73,8 +73,11 @@ def register(app: typer.Typer) -> None:
 
             errata serve --port 8000      # the dashboard is at http://127.0.0.1:8000, docs at /docs
         """
+        from pydantic import ValidationError
+
         from errata.application import application
         from feature_store.online import describe
+        from pipelines.setting_errors import explain
         from services.classify.settings import ClassifySettings, Watch
         from services.recommend.settings import ServeSettings
         from services.recommend.workers import serve as run
@@ -91,29 +94,24 @@ def register(app: typer.Typer) -> None:
             raise ValueError("--admin-port must be another than --port")
 
         settings = Settings()
+        own = {
+            "registry": settings.registry,
+            "redis_url": "",  # that of one that is yet to be started
+            "offline": settings.offline_directory,
+            "alias": alias,
+            "tenant": tenant,
+            "device": device,
+            "api_keys": settings.api_keys,
+            "pseudonyms": settings.pseudonyms,
+            "code_version": __version__,
+        }
+        try:
+            serving = ServeSettings.model_validate(given | own)
+        except ValidationError as error:
+            raise ValueError(explain(error, ServeSettings, hidden=own)) from error
         log_to_stderr(settings)
         with redis_url(settings, must_answer=False) as url:
-            serving = ServeSettings.model_validate(
-                given
-                | {
-                    "registry": settings.registry,
-                    "redis_url": url,
-                    "offline": settings.offline_directory,
-                    "alias": alias,
-                    "tenant": tenant,
-                    "device": device,
-                    "api_keys": settings.api_keys,
-                    "pseudonyms": settings.pseudonyms,
-                    "code_version": __version__,
-                }
-            )
-            err.print(
-                f"serving http://{host}:{port}   docs http://{host}:{port}/docs"
-                f"{f'   admin port {serving.admin_port}' if serving.admin_port else ''}\n"
-                f"redis {describe(url)}   registry {settings.registry}   alias {alias}",
-                highlight=False,
-                soft_wrap=True,
-            )
+            serving = serving.model_copy(update={"redis_url": url})
             traffic = ClassifySettings(
                 registry=settings.registry,
                 redis_url=url,
@@ -126,9 +124,25 @@ def register(app: typer.Typer) -> None:
                 else None,
                 code_version=__version__,
             )
-            build = functools.partial(application, traffic=traffic, labels_stream=labels_stream)
-            log = functools.partial(log_to_stderr, settings)
-            run(serving, build=build, host=host, port=port, workers=workers, prepare=log)
+
+            def announce() -> None:
+                err.print(
+                    f"serving http://{host}:{port}   docs http://{host}:{port}/docs"
+                    f"{f'   admin port {serving.admin_port}' if serving.admin_port else ''}\n"
+                    f"redis {describe(url)}   registry {settings.registry}   alias {alias}",
+                    highlight=False,
+                    soft_wrap=True,
+                )
+
+            run(
+                serving,
+                build=functools.partial(application, traffic=traffic, labels_stream=labels_stream),
+                host=host,
+                port=port,
+                workers=workers,
+                prepare=functools.partial(log_to_stderr, settings),
+                bound=announce,
+            )
 
 
 def read_settings(file: Path | None, overrides: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field
@@ -201,6 +202,11 @@ class EvaluationConfig(Section):
 
 
 Ablation = Literal["towers_only", "no_balanced_sampler", "users_in_graph"]
+_ABLATIONS: dict[Ablation, dict[str, Any]] = {
+    "towers_only": {"graph_network.enabled": False, "towers.listens": False},
+    "no_balanced_sampler": {"graph_network.balanced": False},
+    "users_in_graph": {"graph_network.users_in_graph": True},
+}
 
 
 class RecommenderConfig(PipelineConfig):
@@ -221,9 +227,19 @@ class RecommenderConfig(PipelineConfig):
 
     def ablated(self, ablation: Ablation) -> Self:
         """The configuration without one part, or with users in the graph."""
-        changes: dict[Ablation, dict[str, Any]] = {
-            "towers_only": {"graph_network.enabled": False, "towers.listens": False},
-            "no_balanced_sampler": {"graph_network.balanced": False},
-            "users_in_graph": {"graph_network.users_in_graph": True},
-        }
-        return self.changed(**changes[ablation])
+        return self.changed(**_ABLATIONS[ablation])
+
+
+def ablations_of(config: Mapping[str, Any]) -> list[Ablation]:
+    """Which ablations `config` has, a configuration as a manifest keeps it: maybe one of an earlier
+    release."""
+
+    def value(name: str) -> Any:
+        group, _, leaf = name.partition(".")
+        return config.get(group, {}).get(leaf)
+
+    return [
+        ablation
+        for ablation, changes in _ABLATIONS.items()
+        if all(value(name) == wanted for name, wanted in changes.items())
+    ]

@@ -44,11 +44,12 @@ def serve(
     port: int,
     workers: int = 1,
     prepare: Prepare | None = None,
+    bound: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve what `build`, a function of a module, makes of the settings in every worker.
 
     `prepare`, a function of a module, is called first in every process but this one: a new process
-    knows nothing of how this one logs.
+    knows nothing of how this one logs. `bound` is called once the ports are this service's.
 
     SIGTERM or SIGINT ends it; what was taken is finished. What the application has in
     `app.state.ends_at_exit` is called at the signal: for streams that never end by themselves.
@@ -64,13 +65,15 @@ def serve(
     """
     ports = (port,) if settings.admin_port is None else (port, settings.admin_port)
     if workers == 1:
-        _serve_one(settings, build, [_listen(host, each, shared=False) for each in ports])
+        listeners = [_listen(host, each, shared=False) for each in ports]
+        bound()
+        _serve_one(settings, build, listeners)
         return
     with tempfile.TemporaryDirectory(prefix="errata-metrics-") as metrics:
         # Read by prometheus_client when a worker imports it.
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
         try:
-            _supervise(settings, build, host, ports, workers, prepare or _log_plainly)
+            _supervise(settings, build, host, ports, workers, prepare or _log_plainly, bound)
         finally:
             del os.environ["PROMETHEUS_MULTIPROC_DIR"]
 
@@ -82,9 +85,11 @@ def _supervise(
     ports: Sequence[int],
     workers: int,
     prepare: Prepare,
+    bound: Callable[[], None],
 ) -> None:
     # Keeps the ports while no worker listens.
     reserved = [_bind(host, port, shared=True) for port in ports]
+    bound()
     ports = [each.getsockname()[1] for each in reserved]
     # A request is small: a pool of threads per operation costs more than it brings.
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -72,13 +72,16 @@ def test_train_publishes_promotes_and_rolls_back(tmp_path, capsys):
     source = write_tables(tmp_path / "raw")
     train = ["train", "recommender", "--data", str(source), *QUICK, "--promote", "--json"]
     versions = []
-    for seed in ("0", "1"):
-        assert run([*train, "--set", f"seed={seed}"]) == 0
+    for seed, ablated in (("0", []), ("1", ["--ablate", "towers_only"])):
+        assert run([*train, "--set", f"seed={seed}", *ablated]) == 0
         versions.append(json.loads(capsys.readouterr().out)["version"])
     assert run(["registry", "list", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
     assert [each["version"] for each in listed] == versions
     assert [each["aliases"] for each in listed] == [[], ["champion"]]
+    assert [each["ablations"] for each in listed] == [[], ["towers_only"]]
+    assert run(["registry", "list"]) == 0
+    assert "towers_only" in capsys.readouterr().out
     manifest = tmp_path / f"home/registry/recommender/versions/{versions[0]}/manifest.json"
     assert "item_map.safetensors" in json.loads(manifest.read_text())["files"]
     assert run(["registry", "rollback"]) == 0
@@ -89,6 +92,7 @@ def test_train_publishes_promotes_and_rolls_back(tmp_path, capsys):
     assert run(["registry", "show", "champion"]) == 0
     manifest = json.loads(capsys.readouterr().out)
     assert manifest["config"]["seed"] == 1
+    assert manifest["ablations"] == ["towers_only"]
     assert {"index.faiss", "report.html", "metrics.json"} <= set(manifest["files"])
 
 
@@ -127,6 +131,24 @@ def test_evaluate_runs_both_protocols(tmp_path, capsys):
         (["train", "recommender", "--data", ".", "--set", "threads=100000"], "threads"),
         (["import", "nowhere", "data"], "nowhere"),
         (["serve", "--port", "0"], "port"),
+        (
+            ["serve", "--set", "foo=1"],
+            "no setting 'foo': there are model, catalogues, refresh_s, limits, admin_port",
+        ),
+        (["serve", "--set", "deadline_ms=9"], "did you mean limits.deadline_ms?"),
+        (["serve", "--set", "limits.deadline=9"], "did you mean limits.deadline_ms?"),
+        (
+            ["serve", "--set", "catalogues.films.rules.diversty=.1"],
+            "did you mean catalogues.films.rules.diversity?",
+        ),
+        (["serve", "--set", "diversity=.1"], "did you mean catalogues.NAME.rules.diversity?"),
+        (["serve", "--set", "limits.max_queue=0"], "limits.max_queue: input should be greater"),
+        (
+            ["serve", "--set", "catalogues.films.challenger_share=.1"],
+            "error: catalogues.films: challenger_share without a challenger alias",
+        ),
+        (["registry", "list", "--model", "nix"], "--model is one of recommender, traffic"),
+        (["registry", "rollback", "--model", "nix"], "no model 'nix'"),
         (["no-such-command"], "no-such-command"),
     ],
 )
@@ -135,6 +157,16 @@ def test_a_users_mistake_is_exit_2_and_one_clear_line(arguments, says, capsys):
     shown = capsys.readouterr().err
     assert says in shown
     assert "Traceback" not in shown
+
+
+@pytest.mark.parametrize("below", [".", "within"])
+def test_an_import_into_a_file_says_what_to_do(tmp_path, capsys, below):
+    source = write_tables(tmp_path / "raw")
+    taken = source / "items.csv"
+    assert run(["import", str(source), str(taken / below)]) == 2
+    shown = capsys.readouterr().err
+    assert f"{taken} is there already and is no folder" in shown
+    assert "Name another one" in shown
 
 
 def test_a_missing_version_is_exit_1_and_says_how_to_make_one(capsys):
@@ -194,6 +226,7 @@ def test_a_port_that_is_taken_is_said_with_what_to_do(tmp_path_factory):
     assert done.returncode == 1
     assert f"cannot listen on 127.0.0.1:{port}: Address already in use; name" in done.stderr
     assert "--port" in done.stderr
+    assert "serving" not in done.stderr
 
 
 def capture(path: Path) -> Path:

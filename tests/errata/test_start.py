@@ -120,6 +120,7 @@ def test_serving_begins_without_redis_and_takes_it_up_when_it_comes(home: Path) 
         process.wait(timeout=30)
     said = log.read_text()
     assert "no Redis answers" in said
+    assert f"serving http://127.0.0.1:{port}" in said
     lines = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
     requests = [line for line in lines if line["logger"] == "errata.requests"]
     assert any(line["message"].startswith("POST /v1/feedback") for line in requests)
