@@ -63,14 +63,15 @@ REDIS_TIMEOUT_S = 2.0
 
 POLICY = MemoryPolicy(
     kernels=tuple(
-        Kernel(beta=beta, half_life=half_life, gamma=0.0)
-        for beta in (30.0, 100.0)
+        Kernel(beta=beta, half_life=half_life, gamma=gamma)
+        for beta, gamma in ((10.0, 0.0), (10.0, 1.0), (100.0, 0.0))
         for half_life in (200.0, 5000.0)
     ),
     sketches=(Sketch(bits=14, tables=16, gamma=0.0),),
-    slots=64,
+    # Few labels, and neighbours far apart: 256 buckets tear fewer of them asunder than 1,024.
+    slots=256,
     probes=4,
-    bits=10,
+    bits=8,
     evidence=0.1,
     source_slots=0.5,
 )
