@@ -18,7 +18,7 @@ from pipelines.allocator import keep_large_buffers
 from pipelines.progress import Reporter, Terminal
 from pipelines.traffic.baselines import Choices
 from pipelines.traffic.config import LabelConfig, TrafficConfig
-from pipelines.traffic.dataset import LabelledFlows
+from pipelines.traffic.dataset import LabelledFlows, LabelledPart
 from pipelines.traffic.evaluation import Score, TrafficEvaluation, evaluate
 from pipelines.traffic.metrics import macro_f1
 from pipelines.traffic.model_card import comparison_rows, model_card
@@ -265,17 +265,20 @@ def _arms(
 
 
 def _fewer_labels(parts: Parts, share: float, *, seed: int) -> Parts:
-    """A share of each class's training labels, at least two; pre-training keeps every flow."""
+    """A share of each class's training and validation labels, at least two of each: trees learn
+    from both. Pre-training keeps every flow."""
     rng = np.random.default_rng(seed)
-    label = parts.training.label
-    rows = [
-        rng.permutation(np.flatnonzero(label == each))[
-            : max(2, round(share * (label == each).sum()))
+
+    def some(part: LabelledPart) -> LabelledPart:
+        rows = [
+            rng.permutation(np.flatnonzero(part.label == each))[
+                : max(2, round(share * (part.label == each).sum()))
+            ]
+            for each in np.unique(part.label)
         ]
-        for each in np.unique(label)
-    ]
-    training = parts.training[np.sort(np.concatenate(rows))]
-    return Parts(training, parts.validation, parts.test, parts.unlabelled)
+        return part[np.sort(np.concatenate(rows))]
+
+    return Parts(some(parts.training), some(parts.validation), parts.test, parts.unlabelled)
 
 
 def _table(evaluations: Sequence[TrafficEvaluation]) -> Table:
