@@ -248,7 +248,7 @@ class RecommenderEdition:
             self.lists.add_to(scored, histories)
         shares = self.popularity_share(histories, features)
         for user in np.flatnonzero(shares).tolist():
-            scored[user] = blend(scored[user], self._retrieval.log_popularity, shares[user])
+            scored[user] = blend(scored[user], self.retrieval.log_popularity, shares[user])
         return scored
 
     def pair_scores(
@@ -271,10 +271,11 @@ class RecommenderEdition:
         scored = scored / self.scoring.temperature + self.bias[rows]
         if self.lists is not None:
             scored += self.lists.of_pairs(histories, who, rows)
-        return blend(scored, self._retrieval.log_popularity[rows], shares[who])
+        return blend(scored, self.retrieval.log_popularity[rows], shares[who])
 
     @cached_property
-    def _retrieval(self) -> Retrieval:
+    def retrieval(self) -> Retrieval:
+        """What finds the best items for `user_vectors` and their `popularity_share`."""
         return Retrieval(
             item_vectors=self.item_vectors,
             bias=self.bias,
@@ -296,35 +297,15 @@ class RecommenderEdition:
 
         Where fewer than k are allowed the tail is -inf and -1.
         """
-        scores, rows = self.retrieve(
+        scores, rows = self.retrieval.retrieve(
             self.user_vectors(histories, features),
             self.popularity_share(histories, features),
             histories,
-            n=self.fetched(k),
+            n=self.retrieval.fetched(k),
             k=k,
             allowed=allowed,
         )
         return scores[:, :k], rows[:, :k]
-
-    def fetched(self, k: int) -> int:
-        """See `Retrieval`."""
-        return self._retrieval.fetched(k)
-
-    def retrieve(
-        self,
-        users: FloatArray,
-        shares: FloatArray,
-        histories: SparseRows,
-        *,
-        n: int,
-        k: int,
-        allowed: RowFilter | NDArray[np.bool_] | None = None,
-        hidden: Sequence[IntArray] | None = None,
-    ) -> tuple[FloatArray, IntArray]:
-        """See `Retrieval`; `users` are from `user_vectors`, `shares` from `popularity_share`."""
-        return self._retrieval.retrieve(
-            users, shares, histories, n=n, k=k, allowed=allowed, hidden=hidden
-        )
 
     def with_side(
         self, *, added: FloatArray, bias: FloatArray, withdrawn: IntArray

@@ -49,7 +49,9 @@ class RecommenderReplay:
         features = edition.user_features.encode([each for _, each in cases])
         users = edition.user_vectors(histories, features)
         shares = edition.popularity_share(histories, features)
-        best, _ = edition.retrieve(users, shares, histories, n=edition.fetched(1), k=1)
+        best, _ = edition.retrieval.retrieve(
+            users, shares, histories, n=edition.retrieval.fetched(1), k=1
+        )
         told = [
             (place, name, row_of[name], float(label))
             for place, event in enumerate(events)

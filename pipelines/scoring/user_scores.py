@@ -202,11 +202,11 @@ class Ranking:
         edition, users = self._edition, histories.shape[0]
         order = np.argsort(hidden[0], kind="stable")
         bounds = np.cumsum(np.bincount(hidden[0], minlength=users))[:-1]
-        scores, rows = edition.retrieve(
+        scores, rows = edition.retrieval.retrieve(
             edition.user_vectors(histories, features),
             edition.popularity_share(histories, features),
             histories,
-            n=edition.fetched(self._depth),
+            n=edition.retrieval.fetched(self._depth),
             k=self._depth,
             allowed=self._allowed,
             hidden=np.split(hidden[1][order], bounds),

@@ -86,7 +86,7 @@ def recommend(
         with telemetry.timed("search"):
             hidden = [_hidden(assortment, requests[place], seen[place]) for place in places]
             k = max(request.k for request in group)
-            scores, rows = edition.retrieve(
+            scores, rows = edition.retrieval.retrieve(
                 vectors,
                 shares if together else shares[places],
                 histories if together else histories.take(places),
@@ -141,7 +141,7 @@ def _fetched(served: Served, k: int) -> int:
     if served.rules.type_caps or served.rules.diversity:
         k *= CHOICE_PER_K
     reached = CORRECTED if served.stages else k
-    return max(served.assortment.edition.fetched(k), k, reached)
+    return max(served.assortment.edition.retrieval.fetched(k), k, reached)
 
 
 def _corrected(served: Served, candidates: Candidates, telemetry: Telemetry) -> None:

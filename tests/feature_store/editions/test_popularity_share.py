@@ -125,7 +125,7 @@ def test_search_finds_what_the_exact_scores_rank_first(
     hidden = [
         histories.indices[slice(*histories.indptr[at : at + 2])] for at in range(len(lengths))
     ]
-    scores, rows = edition.retrieve(
+    scores, rows = edition.retrieval.retrieve(
         edition.user_vectors(histories, features),
         edition.popularity_share(histories, features),
         histories,
