@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_store.traffic.compiled import compiled, int64
+from feature_store.traffic.packets.layer import u16, u32
 
 # The last columns of `fields.HEADER_FIELDS`, all uint16 and 0 where there is no such thing.
 MESSAGE_FIELDS = (
@@ -94,7 +95,7 @@ def read_message(
     if payload.size == 0:
         return
     kind, type_ = _BINARY, 0
-    word = _u32(payload, 0)
+    word = _word(payload, 0)
     method = _method(word)
     if method >= 0:
         kind, type_ = _HTTP_REQUEST, method
@@ -103,7 +104,7 @@ def read_message(
     elif protocol == 6:
         kind, type_ = _of_stream(payload, word)
         if kind == _TLS:
-            fields[2] = _u16(payload, 3)
+            fields[2] = u16(payload, 3)
             if type_ >> 8 == 22 and type_ & 255 in (CLIENT_HELLO, SERVER_HELLO):
                 _read_hello(payload, fields)
     elif protocol == 17:
@@ -124,14 +125,14 @@ def _of_stream(payload: NDArray[np.uint8], word: int) -> tuple[int, int]:
         and 20 <= payload[0] <= 24
         and payload[1] == 3
         and payload[2] <= 4
-        and _u16(payload, 3) <= LARGEST_RECORD
+        and u16(payload, 3) <= LARGEST_RECORD
     ):
         type_ = int64(payload[0]) << 8
         if payload[0] == 22:
             plain = (
                 payload.size >= 9
                 and payload[5] <= _LAST_HANDSHAKE_TYPE
-                and _u32(payload, 5) & 0xFFFFFF <= 2**14
+                and _word(payload, 5) & 0xFFFFFF <= 2**14
             )
             type_ |= int64(payload[5]) if plain else ENCRYPTED
         return _TLS, type_
@@ -148,9 +149,9 @@ def _of_stream(payload: NDArray[np.uint8], word: int) -> tuple[int, int]:
 def _of_datagram(payload: NDArray[np.uint8], word: int, length: int) -> tuple[int, int]:
     """Kind and type of what UDP carries."""
     first = int64(payload[0])
-    if _u32(payload, 4) == _STUN_WORD and first < 64:
-        return _STUN, _u16(payload, 0)
-    if (first & 0xC0 == 0xC0 and _is_quic(_u32(payload, 1))) or _is_google(payload):
+    if _word(payload, 4) == _STUN_WORD and first < 64:
+        return _STUN, u16(payload, 0)
+    if (first & 0xC0 == 0xC0 and _is_quic(_word(payload, 1))) or _is_google(payload):
         return _QUIC, first
     if payload.size >= 13 and 20 <= first <= 25 and payload[1] == 0xFE:
         return _DTLS, first
@@ -158,13 +159,13 @@ def _of_datagram(payload: NDArray[np.uint8], word: int, length: int) -> tuple[in
         return _SSDP, 0
     if word == _NOTICE_WORD:
         return _SSDP, 1
-    if _u32(payload, _DHCP_COOKIE) == _DHCP_WORD and first in (1, 2):
+    if _word(payload, _DHCP_COOKIE) == _DHCP_WORD and first in (1, 2):
         type_ = 0
         if payload.size > _DHCP_OPTIONS + 2 and payload[_DHCP_OPTIONS] == 53:
             type_ = int64(payload[_DHCP_OPTIONS + 2])
         return _DHCP, first << 8 | type_
     if _is_dns(payload):
-        return _DNS, _u16(payload, 2)
+        return _DNS, u16(payload, 2)
     if length == _NTP_BYTES and 1 <= first & 7 <= 5 and 1 <= first >> 3 & 7 <= 4:
         return _NTP, first & 7
     if payload.size >= 8 and first >> 6 == 2:
@@ -181,13 +182,13 @@ def _read_hello(payload: NDArray[np.uint8], fields: NDArray[np.uint16]) -> None:
     """A ClientHello or ServerHello (RFC 8446 section 4.1), as far as it was captured."""
     if payload.size <= _SESSION:
         return
-    fields[3] = _u16(payload, 9)
+    fields[3] = u16(payload, 9)
     session = int64(payload[_SESSION])
     fields[7] = session + 1
     at = _SESSION + 1 + session
     if at + 2 > payload.size:
         return
-    said = _u16(payload, at)
+    said = u16(payload, at)
     if payload[5] == CLIENT_HELLO:
         fields[4] = said >> 1
         at += 2 + said
@@ -199,12 +200,12 @@ def _read_hello(payload: NDArray[np.uint8], fields: NDArray[np.uint16]) -> None:
         at += 3
     at += 2  # their length
     while at + 4 <= payload.size:
-        kind = _u16(payload, at)
+        kind = u16(payload, at)
         for bit in range(_EXTENSIONS.size):
             if _EXTENSIONS[bit] == kind:
                 fields[6] |= np.uint16(1 << bit)
         fields[5] += np.uint16(1)
-        at += 4 + _u16(payload, at + 2)
+        at += 4 + u16(payload, at + 2)
 
 
 @compiled
@@ -220,7 +221,7 @@ def _is_quic(version: int) -> bool:
 @compiled
 def _is_google(payload: NDArray[np.uint8]) -> bool:
     """The header before RFC 9000: flags, a connection id of 8 bytes, a version such as Q024."""
-    return payload.size >= 13 and payload[0] & 9 == 9 and _u16(payload, 9) == 0x5130
+    return payload.size >= 13 and payload[0] & 9 == 9 and u16(payload, 9) == 0x5130
 
 
 @compiled
@@ -229,7 +230,7 @@ def _is_dns(payload: NDArray[np.uint8]) -> bool:
         return False
     records = 0
     for at in range(4, 12, 2):
-        count = _u16(payload, at)
+        count = u16(payload, at)
         if count > _MOST_RECORDS:
             return False
         records += count
@@ -266,13 +267,6 @@ def _number(payload: NDArray[np.uint8], at: int) -> int:
 
 
 @compiled
-def _u16(payload: NDArray[np.uint8], at: int) -> int:
-    return int64(payload[at]) << 8 | int64(payload[at + 1])
-
-
-@compiled
-def _u32(payload: NDArray[np.uint8], at: int) -> int:
-    """-1 where the payload ends before."""
-    if at + 4 > payload.size:
-        return -1
-    return _u16(payload, at) << 16 | _u16(payload, at + 2)
+def _word(payload: NDArray[np.uint8], at: int) -> int:
+    """32 bits; -1 where the payload ends before."""
+    return u32(payload, at) if at + 4 <= payload.size else -1
