@@ -157,7 +157,8 @@ class DecisionConfig(Section):
     """How verdicts are decided, chosen on flows that were held out; see `pool.choose_pool`.
 
     Attributes:
-        rejected_share: share of the held-out flows that fall below the unknown threshold.
+        rejected_share: share of the held-out flows that fall below the unknown threshold, which
+            is at most what is left of 1.
         early_agreement: share of early verdicts that must agree with the final one.
     """
 

@@ -207,9 +207,10 @@ def settle(said: Opinions, weight: float, config: DecisionConfig) -> Decision:
         return Decision(network_weight=weight)
     best, _ = _calibrated(said, weight)
     confidence = pooled(said.log_network, said.log_trees, best).max(axis=1)
-    return best.model_copy(
-        update={"unknown_below": float(np.quantile(confidence, config.rejected_share))}
-    )
+    below = float(np.quantile(confidence, config.rejected_share))
+    # Where nearly all are sure, a confidence of .99 would be among the least: what is surer than
+    # the share that may be rejected is not unknown.
+    return best.model_copy(update={"unknown_below": min(below, 1 - config.rejected_share)})
 
 
 def _calibrated(said: Opinions, weight: float) -> tuple[Decision, float]:

@@ -82,6 +82,11 @@ def test_overconfident_opinions_are_cooled() -> None:
     assert 0 < decision.unknown_below < 1
 
 
+def test_what_is_surer_than_the_rejected_share_is_not_unknown() -> None:
+    said = opinions(network_errors=0.0, tree_errors=0.0, sure=9.0)
+    assert settle(said, 0.0, DecisionConfig(rejected_share=0.1)).unknown_below == 0.9
+
+
 def test_rounds_are_where_the_smoothed_curve_is_highest() -> None:
     curve = np.concatenate([np.linspace(0.3, 0.6, 50), np.linspace(0.6, 0.5, 50)])
     curve[10] = 0.99  # one lucky round
