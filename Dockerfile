@@ -11,7 +11,8 @@ ARG PIP_EXTRA_INDEX_URL=
 ARG EXTRAS=
 # What is installed is compiled once, here: the image cannot be written, and compiling it at every
 # start takes 10 s of a core.
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_CACHE_DIR=/var/cache/pip
 RUN apt-get update \
     && apt-get install -y --no-install-recommends build-essential libcap2-bin \
     && rm -rf /var/lib/apt/lists/*
@@ -30,11 +31,11 @@ RUN cp --dereference /usr/local/bin/python3.11 /opt/errata/bin/python-capture \
 
 FROM build AS build-cpu
 ARG TORCH=torch==2.13.0
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/var/cache/pip \
     pip --python /opt/errata/bin/python install "${TORCH}" ".[cpu${EXTRAS:+,$EXTRAS}]"
 
 FROM build AS build-gpu
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/var/cache/pip \
     pip --python /opt/errata/bin/python install ".[gpu${EXTRAS:+,$EXTRAS}]"
 
 FROM python:${PYTHON} AS runtime

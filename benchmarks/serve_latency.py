@@ -20,6 +20,7 @@ the machine disturbs less than the clock.
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
 import sys
 import tempfile
@@ -34,7 +35,7 @@ import numpy as np
 
 from benchmarks.harness import Result
 from benchmarks.serving.processes import Server, finish, server, start_load
-from benchmarks.serving.store import free_port
+from benchmarks.serving.store import free_port, until
 from benchmarks.serving.world import NOISE_64, World, make_world, world_of
 from feature_store.editions.indexing import with_tuned_index
 from feature_store.editions.recommender import MODEL_NAME
@@ -220,10 +221,8 @@ def _swaps(ours: Server, place: Place, rate: float, *, seconds: float) -> dict[s
             wanted = place.versions[number % 2]
             place.registry.promote(MODEL_NAME, wanted, alias="champion")
             started = time.perf_counter()
-            while client.get("/readyz").json()["model_version"] != wanted:
-                time.sleep(0.05)
-                if time.perf_counter() - started > 30:
-                    break
+            serves = functools.partial(_serves, client, wanted)
+            until(serves, what=f"version {wanted}", seconds=30)
             switched.append(time.perf_counter() - started)
     loaded = finish(load)
     return {
@@ -239,6 +238,10 @@ def _swaps(ours: Server, place: Place, rate: float, *, seconds: float) -> dict[s
         "quiet_max_ms": quiet["max_ms"],
         "switched_s": statistics.median(switched),
     }
+
+
+def _serves(client: httpx.Client, version: str) -> bool:
+    return bool(client.get("/readyz").json()["model_version"] == version)
 
 
 def _overload(ours: Server, place: Place, capacity: float, *, seconds: float) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from feature_store.editions.recommender import MODEL_NAME
 from feature_store.registry import Registry
 
 
-class Recommender(litserve.LitAPI):  # type: ignore[misc]
+class Recommender(litserve.LitAPI):  # type: ignore[misc]  # its base is untyped
     """The three steps."""
 
     def __init__(self, registry: str, redis_url: str, index: str) -> None:
