@@ -10,13 +10,12 @@ saw one of its conversations.
   has all of it.
 - The network has a say only where its gain over the trees is beyond noise.
 
-Beyond noise is more than one standard error of macro F1, with whole recordings resampled (the
-one-standard-error rule of Breiman et al., 1984).
+What the models say of their blocks, and what is chosen of it, is in `opinions.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import lightgbm
@@ -29,7 +28,6 @@ from feature_store.editions.traffic import (
     TrafficEdition,
     forest_log_probability,
     log_softmax,
-    pooled,
     tree_log_probability,
     trees_pooled,
 )
@@ -38,19 +36,24 @@ from feature_store.traffic.features import feature_table
 from feature_store.traffic.flows import FlowBatch
 from models.traffic.classifier import TrafficClassifier
 from pipelines.progress import Reporter
-from pipelines.traffic.config import DecisionConfig, TrafficConfig, TreeConfig
+from pipelines.traffic.config import TrafficConfig, TreeConfig
 from pipelines.traffic.dataset import LabelledPart
-from pipelines.traffic.metrics import macro_f1
+from pipelines.traffic.opinions import (
+    FOREST_SHARES,
+    Opinions,
+    WeightChoice,
+    choose_forest_share,
+    choose_weight,
+    f1_of_trees,
+    joined,
+    settle,
+)
 from pipelines.traffic.split import blocks, recordings
 from pipelines.traffic.train_forest import train_forest
 from pipelines.traffic.train_network import fine_tune, new_network
 from pipelines.traffic.train_tree import train_tree
 
-FOREST_SHARES = (0.5, 0.0, 1.0)  # the first where no other is clearly better
-NETWORK_WEIGHTS = tuple(np.linspace(0, 1, 11).round(1).tolist())
-TEMPERATURES = tuple(np.geomspace(0.4, 4.0, 30).tolist())
 EARLY_CONFIDENCES = tuple(np.linspace(0.5, 1.0, 26).round(2).tolist())
-RESAMPLES = 200
 SMOOTHED_ROUNDS = 15
 EARLY_FLOWS = 400  # of each block, for the threshold of early verdicts
 
@@ -83,20 +86,6 @@ class Pool:
             return None
         trees = len(edition.classes) * config.members
         return cls(edition.decision, edition.tree.num_trees() // trees)
-
-
-@dataclass(frozen=True)
-class Opinions:
-    """What network and trees say of n flows that neither has seen.
-
-    Shapes:
-        log_network, log_trees: (n, C) log probabilities; label, recording: (n,)
-    """
-
-    log_network: FloatArray
-    log_trees: FloatArray
-    label: IntArray
-    recording: IntArray
 
 
 @dataclass(frozen=True)
@@ -136,7 +125,7 @@ def choose_pool(
     shares = FOREST_SHARES if config.forest.enabled else (0.0,)
     by_share = {share: _of_trees(held_out, share) for share in shares}
     share = choose_forest_share(by_share)
-    forest_gain = _f1(by_share[share]) - _f1(by_share[0.0])
+    forest_gain = f1_of_trees(by_share[share]) - f1_of_trees(by_share[0.0])
     reporter.say(f"trees: share of the forest {share:g} ({100 * forest_gain:+.1f} points)")
     networks: list[TrafficClassifier] = []
     opinions: list[Opinions] = []
@@ -152,7 +141,7 @@ def choose_pool(
         choice = choose_weight(opinions)
         if choice.weight == 0:
             break
-    said = _joined(opinions) if choice.weight else by_share[share]
+    said = joined(opinions) if choice.weight else by_share[share]
     decision = settle(said, choice.weight, config.decision)
     decision = decision.model_copy(update={"forest_share": share})
     networks += [networks[0]] * (len(held_out) - len(networks))  # without a say
@@ -172,58 +161,6 @@ def choose_pool(
         f"{100 * choice.standard_error:.1f} points of macro F1), {rounds} rounds of the tree"
     )
     return Pool(decision, rounds, choice.gain, choice.standard_error, forest_gain)
-
-
-@dataclass(frozen=True)
-class WeightChoice:
-    """A network weight, its gain over the trees alone in macro F1, and that gain's error."""
-
-    weight: float
-    gain: float
-    standard_error: float
-
-
-def choose_weight(opinions: Sequence[Opinions]) -> WeightChoice:
-    """The weight whose gain is furthest above its standard error; 0 where none is above."""
-    said = _joined(opinions)
-    found = np.stack(
-        [
-            pooled(said.log_network, said.log_trees, Decision(network_weight=weight)).argmax(axis=1)
-            for weight in NETWORK_WEIGHTS
-        ]
-    )
-    gain, error = _gains(found, said)
-    if not len(gain):
-        return WeightChoice(0.0, 0.0, 0.0)
-    best = int(np.argmax(gain - error))
-    weight = NETWORK_WEIGHTS[best] if gain[best] > error[best] else 0.0
-    tried = best or 1 + int(np.argmax(gain[1:]))
-    return WeightChoice(weight, float(gain[tried]), float(error[tried]))
-
-
-def settle(said: Opinions, weight: float, config: DecisionConfig) -> Decision:
-    """Temperature by the least log loss, and the confidence that a set share falls below."""
-    if not len(said.label):
-        return Decision(network_weight=weight)
-    best, _ = _calibrated(said, weight)
-    confidence = pooled(said.log_network, said.log_trees, best).max(axis=1)
-    below = float(np.quantile(confidence, config.rejected_share))
-    # Where nearly all are sure, a confidence of .99 would be among the least: what is surer than
-    # the share that may be rejected is not unknown.
-    return best.model_copy(update={"unknown_below": min(below, 1 - config.rejected_share)})
-
-
-def _calibrated(said: Opinions, weight: float) -> tuple[Decision, float]:
-    """The temperature with the least log loss, and that loss."""
-    rows = np.arange(len(said.label))
-
-    def log_loss(decision: Decision) -> float:
-        probability = pooled(said.log_network, said.log_trees, decision)[rows, said.label]
-        return float(-np.log(np.maximum(probability, 1e-12)).mean())
-
-    tried = [Decision(network_weight=weight, temperature=each) for each in TEMPERATURES]
-    loss, best = min(((log_loss(each), each) for each in tried), key=lambda found: found[0])
-    return best, loss
 
 
 def early_exit(editions: Sequence[tuple[TrafficEdition, FlowBatch]], agreement: float) -> float:
@@ -299,23 +236,6 @@ def _cross_validated_trees(
     return rounds, held_out
 
 
-def choose_forest_share(by_share: Mapping[float, Opinions]) -> float:
-    """Half, unless one kind of trees alone is better by more than one standard error of macro F1;
-    0 where nothing was held out."""
-    half = by_share[FOREST_SHARES[0]]
-    if not len(half.label):
-        return 0.0
-    found = np.stack([by_share[share].log_trees.argmax(axis=1) for share in FOREST_SHARES])
-    gain, error = _gains(found, half)
-    return FOREST_SHARES[int(np.argmax(gain - error))]
-
-
-def _f1(said: Opinions) -> float:
-    """Macro F1 of the trees alone."""
-    classes = said.log_trees.shape[1]
-    return float(macro_f1(said.label, said.log_trees.argmax(axis=1), classes=classes))
-
-
 def best_rounds(curve: NDArray[np.float64]) -> int:
     """Where a curve (rounds,), smoothed over its neighbours, is highest."""
     width = min(SMOOTHED_ROUNDS, len(curve))
@@ -346,53 +266,12 @@ def _blind_network(
     return network
 
 
-def _gains(found: IntArray, said: Opinions) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Gain in macro F1 of each row of `found` (W, n) over its first, and its standard error."""
-    classes = said.log_trees.shape[1]
-    if not len(said.label):
-        return np.zeros(0), np.zeros(0)
-    _, group = np.unique(said.recording, return_inverse=True)
-    groups = int(group.max()) + 1
-
-    def counts(verdict: IntArray, rows: NDArray[np.bool_] | slice) -> NDArray[np.float64]:
-        """(groups, C) how often each class stands in some rows of each recording."""
-        cells = group[rows] * classes + verdict[rows]
-        counted = np.bincount(cells, minlength=groups * classes)
-        return counted.reshape(groups, classes).astype(np.float64)
-
-    everywhere = slice(None)
-    truth = counts(said.label, everywhere)[:, None]  # (groups, 1, C)
-    claims = np.stack([counts(verdict, everywhere) for verdict in found], axis=1)
-    hits = np.stack([counts(verdict, verdict == said.label) for verdict in found], axis=1)
-
-    def gain(times: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(R, W) of recordings taken so many times (R, groups)."""
-        hit, claim, true = (np.tensordot(times, each, axes=1) for each in (hits, claims, truth))
-        f1 = 2 * hit / np.maximum(claim + true, 1)  # (R, W, C)
-        present = true > 0
-        score = (f1 * present).sum(axis=2) / np.maximum(present.sum(axis=2), 1)
-        return np.asarray(score - score[:, :1])
-
-    rng = np.random.default_rng(0)
-    drawn = rng.multinomial(groups, np.full(groups, 1 / groups), size=RESAMPLES)
-    return gain(np.ones((1, groups)))[0], gain(drawn.astype(np.float64)).std(axis=0)
-
-
-def _joined(opinions: Sequence[Opinions]) -> Opinions:
-    return Opinions(
-        np.concatenate([each.log_network for each in opinions]),
-        np.concatenate([each.log_trees for each in opinions]),
-        np.concatenate([each.label for each in opinions]),
-        np.concatenate([each.recording for each in opinions]),
-    )
-
-
 def _of_trees(held_out: Sequence[_Block], share: float) -> Opinions:
     found = []
     for each in held_out:
         said = each.log_trees(share)
         found.append(Opinions(said, said, each.held.label, each.recording))
-    return _joined(found)
+    return joined(found)
 
 
 def _some(flows: FlowBatch, seed: int) -> FlowBatch:

@@ -20,7 +20,8 @@ from pipelines.distributed import ALONE, Group
 from pipelines.progress import Reporter, Silent
 from pipelines.traffic.config import DecisionConfig, TrafficConfig
 from pipelines.traffic.dataset import LabelledFlows, LabelledPart
-from pipelines.traffic.pool import NO_KEYS, Opinions, Pool, choose_pool, early_exit, settle
+from pipelines.traffic.opinions import Opinions, settle
+from pipelines.traffic.pool import NO_KEYS, Pool, choose_pool, early_exit
 from pipelines.traffic.split import Split
 from pipelines.traffic.train_forest import train_forest
 from pipelines.traffic.train_network import fine_tune, new_network, pretrain

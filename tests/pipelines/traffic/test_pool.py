@@ -5,14 +5,14 @@ from hypothesis import strategies as st
 
 from feature_store.editions.traffic import trees_pooled
 from pipelines.traffic.config import DecisionConfig
-from pipelines.traffic.pool import (
+from pipelines.traffic.opinions import (
     FOREST_SHARES,
     Opinions,
-    best_rounds,
     choose_forest_share,
     choose_weight,
     settle,
 )
+from pipelines.traffic.pool import best_rounds
 from pipelines.traffic.split import blocks, recordings
 
 from .test_split import labelled_flows
