@@ -215,9 +215,11 @@ def _swaps(ours: Server, place: Place, rate: float, *, seconds: float) -> dict[s
     say(f"{SWAPS} swaps under load")
     load = start_load(ours.port, place.bodies, **options)
     url, switched = f"http://127.0.0.1:{ours.port}", []
+    begin = time.perf_counter()
     with httpx.Client(base_url=url, timeout=30) as client:
         for number in range(SWAPS):
-            time.sleep(seconds / (SWAPS + 2))  # evenly over the load
+            due = begin + (number + 0.5) * seconds / SWAPS  # evenly over the load
+            time.sleep(max(0.0, due - time.perf_counter()))
             wanted = place.versions[number % 2]
             place.registry.promote(MODEL_NAME, wanted, alias="champion")
             started = time.perf_counter()

@@ -15,9 +15,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
 import time
 from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -66,6 +69,43 @@ class Connection(asyncio.Protocol):
         """A connection that ends with a request under way is a failed request."""
         del exc
         self._load.lost(self)
+
+
+class Metronome:
+    """Tells an event loop that a request is due.
+
+    An event loop's own timers count milliseconds: it would have to spin, and take the core that the
+    server under test needs.
+
+    Attributes:
+        ticks: a file descriptor that is readable when something is due.
+    """
+
+    def __init__(self, period: float, *, begin: float, end: float) -> None:
+        """All in seconds of `time.perf_counter`."""
+        self._period, self._end = period, end
+        self._next = begin
+        self.ticks = os.eventfd(0, os.EFD_NONBLOCK)
+
+    def run(self) -> None:
+        """Tick until the end; for a thread of its own."""
+        while (now := time.perf_counter()) < self._end:
+            late = self._next <= now
+            time.sleep(self._period if late else self._next - now)
+            os.eventfd_write(self.ticks, 1)
+
+    def due(self) -> Iterator[float]:
+        """The moments that have come since the last call."""
+        with suppress(BlockingIOError):
+            os.eventfd_read(self.ticks)
+        now = min(time.perf_counter(), self._end)
+        while self._next < now:
+            yield self._next
+            self._next += self._period
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        os.close(self.ticks)
 
 
 class Load:
@@ -117,16 +157,21 @@ class Load:
         self._free.append(connection)
 
     async def _open_loop(self, end: float) -> None:
-        period, due = 1.0 / self._arguments.rate, time.perf_counter()
-        while due < end:
-            now = time.perf_counter()
-            while due <= now and due < end:
+        loop = asyncio.get_running_loop()
+        metronome = Metronome(1.0 / self._arguments.rate, begin=self.started, end=end)
+
+        def send_due() -> None:
+            for due in metronome.due():
                 if self._free:
                     self._send(self._free.popleft(), due)
                 else:
                     self._waiting.append(due)
-                due += period
-            await asyncio.sleep(max(0.0, min(due - time.perf_counter(), 0.001)))
+
+        loop.add_reader(metronome.ticks, send_due)
+        await asyncio.to_thread(metronome.run)
+        loop.remove_reader(metronome.ticks)
+        send_due()
+        metronome.close()
 
     def _send(self, connection: Connection, due: float) -> None:
         self._busy.add(connection)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_store.compiled import compiler, prefetch_row
+from feature_store.pacing import Pause, no_pause
 
 FloatArray = NDArray[np.float32]
 # Sums may be reordered, so that they use the machine's vectors.
@@ -16,6 +17,7 @@ compiled = compiler(Path(__file__).parent, fastmath={"reassoc", "contract", "nsz
 
 D_PART = 24
 _ROOT_HALF = np.float32(0.5**0.5)
+_BLOCK = 4_096  # so many items are projected at once
 _AHEAD = 4  # so many items ahead are sent for
 _SEED = 20_230
 # What a best-ranked item is expected to be worth before any outcome is known.
@@ -31,13 +33,25 @@ class MemoryKeys:
     keys, and near ones near keys, on every replica.
     """
 
-    def __init__(self, item_vectors: FloatArray) -> None:
-        """`item_vectors`: (n_items, d)."""
-        d = item_vectors.shape[1]
+    def __init__(self, item_vectors: FloatArray, *, pause: Pause = no_pause) -> None:
+        """`item_vectors`: (n_items, d); `pause` is called between blocks of them."""
+        n, d = item_vectors.shape
         projection = np.random.default_rng(_SEED).standard_normal((d, D_PART)) / np.sqrt(d)
         self._projection = projection.astype(np.float32)
-        self._items: FloatArray = item_vectors @ self._projection  # (n_items, p)
-        self._own = _unit(self._items)
+        self._items = np.empty((n, D_PART), np.float32)
+        self._own = np.empty((n, D_PART), np.float32)
+        for start in range(0, n, _BLOCK):
+            here = slice(start, start + _BLOCK)
+            np.matmul(item_vectors[here], self._projection, out=self._items[here])
+            self._own[here] = _unit(self._items[here])
+            pause()
+
+    def followed_by(self, item_vectors: FloatArray) -> MemoryKeys:
+        """These, and behind them the items of `item_vectors` (m, d)."""
+        behind = MemoryKeys(item_vectors)
+        behind._items = np.concatenate([self._items, behind._items])
+        behind._own = np.concatenate([self._own, behind._own])
+        return behind
 
     @property
     def d(self) -> int:

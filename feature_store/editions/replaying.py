@@ -33,9 +33,9 @@ def unpack_case(case: bytes) -> tuple[list[tuple[str, str]], dict[str, Any]]:
 class RecommenderReplay:
     """Reads cases with an edition; see `feature_store.error_memory.events.Encode`."""
 
-    def __init__(self, edition: RecommenderEdition) -> None:
-        self._edition = edition
-        self._keys = MemoryKeys(edition.item_vectors)
+    def __init__(self, edition: RecommenderEdition, keys: MemoryKeys) -> None:
+        """`keys`: of the edition's items."""
+        self._edition, self._keys = edition, keys
 
     def __call__(self, events: Sequence[LabelledEvent]) -> ErrorBatch | None:
         """Entries of the items that the edition knows; a probability is relative to its own best

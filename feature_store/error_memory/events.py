@@ -24,6 +24,7 @@ from feature_store.error_memory.batch import ErrorBatch
 from feature_store.error_memory.hashing import source_id
 from feature_store.error_memory.log import MemoryLog
 from feature_store.error_memory.replica import MemoryReplica
+from feature_store.pacing import Pause, no_pause
 
 log = logging.getLogger(__name__)
 
@@ -133,6 +134,7 @@ def rebase(
     *,
     most: int = REBASED,
     again: bool = False,
+    pause: Pause = no_pause,
 ) -> Rebased:
     """Let a new version's memory begin with recent outcomes, replayed through the new version.
 
@@ -146,6 +148,7 @@ def rebase(
         encode: reads cases with the new version.
         most: outcomes that are replayed.
         again: also where the memory had begun.
+        pause: is called between batches.
 
     Raises:
         redis.RedisError: the server is gone; a later call goes on.
@@ -170,11 +173,12 @@ def rebase(
         predecessor = others[-1] if others else None
         if predecessor is not None and not stream.controls()[0]:
             _inherit(stream, predecessor)
-        replica.catch_up()
+        replica.catch_up(pause)
         before = stream.position()
         for start in range(0, len(recent), _AT_ONCE):
             client.expire(lease, _LEASE_S)
             _replay(stream, replica, encode, recent[start : start + _AT_ONCE])
+            pause()
         entries = stream.position() - before
         found = Rebased(len(recent), entries, predecessor, fresh=True)
         told = {"events": found.events, "entries": entries, "predecessor": predecessor}

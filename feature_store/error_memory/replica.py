@@ -18,6 +18,7 @@ from feature_store.error_memory.memory import ErrorMemory
 from feature_store.error_memory.policy import MemoryPolicy
 from feature_store.error_memory.reading import Reading
 from feature_store.error_memory.wire import CorruptEntryError
+from feature_store.pacing import Pause, no_pause
 
 log = logging.getLogger(__name__)
 FloatArray = NDArray[np.float32]
@@ -116,8 +117,9 @@ class MemoryReplica:
         """See `ErrorMemory.read`."""
         return self._memory.read(keys, predictions)
 
-    def catch_up(self) -> int:
-        """Read the decisions and then everything that the stream keeps; returns the entries read.
+    def catch_up(self, pause: Pause = no_pause) -> int:
+        """Read the decisions and then everything that the stream keeps, with a `pause` after each
+        batch; returns the entries read.
 
         Raises:
             redis.RedisError: the server is gone.
@@ -127,6 +129,7 @@ class MemoryReplica:
         memory, position, self._watch = self._empty(), 0, ErrorWatch()
         for position, batch in self._stream.entries():
             self._write(memory, position, batch)
+            pause()
         self._memory, self._position, self._control = memory, position, last
         self.fresh = True
         return memory.written

@@ -28,6 +28,9 @@ RESTART_PAUSE_S = 1.0
 # Of the machine's memory, or the container's. The other half is for whoever started the server, and
 # for the pages that change while the append-only file is rewritten.
 MEMORY_SHARE = 0.5
+# The append-only file is written anew from this share of the memory on. That takes a core for
+# seconds, and what waits for its outcome fills the default of 64 MB within ten.
+REWRITTEN_FROM_SHARE = 1 / 16
 _WATCH_S = 0.1
 # One that loads answers between pieces of its file, and is first greeted.
 _ANSWER_TIMEOUT_S = 5.0
@@ -149,6 +152,7 @@ class EmbeddedRedis:
         started.put(None)
         while not self._stopping.wait(_WATCH_S):
             if self._process is not None and self._process.poll() is None:
+                _put_back(self._process.pid)
                 continue
             log.error("the embedded Redis ended; it is started again")
             try:
@@ -185,9 +189,10 @@ class EmbeddedRedis:
             "dir": str(self.directory),
             "appendonly": "yes",
             "appendfsync": "everysec",
-            # Writing the file anew takes a core for seconds, and what waits for its outcome fills
-            # the default of 64 MB within a minute.
-            "auto-aof-rewrite-min-size": "512mb",
+            "auto-aof-rewrite-min-size": str(int(REWRITTEN_FROM_SHARE * memory_bytes())),
+            # Most of it is keys and vectors, which no compression makes smaller: it would double
+            # what writing them costs.
+            "rdbcompression": "no",
             "save": "",
             "logfile": str(self.directory / "redis.log"),
             "maxmemory": str(int(MEMORY_SHARE * memory_bytes())),
@@ -251,6 +256,19 @@ class EmbeddedRedis:
         with (self.directory / "start.lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def _put_back(server: int) -> None:
+    """Let whoever serves go before the child that writes `server`'s append-only file anew.
+
+    It takes a core for seconds, and nobody waits for it. Niceness would not do: whoever wakes up
+    looks for a core on which nobody else runs, however nice.
+    """
+    if sys.platform != "linux":
+        return
+    with suppress(OSError):  # the child has ended, or this kernel does not list children
+        for child in Path(f"/proc/{server}/task/{server}/children").read_text().split():
+            os.sched_setscheduler(int(child), os.SCHED_IDLE, os.sched_param(0))
 
 
 def memory_bytes() -> int:

@@ -9,6 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from feature_store.pacing import Pause, no_pause
+
 MANIFEST_NAME = "manifest.json"
 _CHUNK_BYTES = 1 << 20
 
@@ -22,14 +24,15 @@ class FileEntry(BaseModel):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
     @classmethod
-    def of(cls, path: Path) -> FileEntry:
-        """Measure `path`."""
+    def of(cls, path: Path, *, pause: Pause = no_pause) -> FileEntry:
+        """Measure `path`; `pause` is called now and then."""
         digest = hashlib.sha256()
         size = 0
         with path.open("rb") as file:
             while chunk := file.read(_CHUNK_BYTES):
                 digest.update(chunk)
                 size += len(chunk)
+                pause()
         return cls(bytes=size, sha256=digest.hexdigest())
 
 
@@ -59,7 +62,7 @@ class Manifest(BaseModel):
                 raise ValueError(f"'{name}' is no file of a version")
         return files
 
-    def problems(self, directory: Path) -> list[str]:
+    def problems(self, directory: Path, *, pause: Pause = no_pause) -> list[str]:
         """Why the files in `directory` are not what was published; empty when they are."""
         found: list[str] = []
         for name, expected in sorted(self.files.items()):
@@ -68,6 +71,6 @@ class Manifest(BaseModel):
                 found.append(f"{name}: missing")
             elif (size := path.stat().st_size) != expected.bytes:
                 found.append(f"{name}: {size} bytes, published with {expected.bytes}")
-            elif (actual := FileEntry.of(path).sha256) != expected.sha256:
+            elif (actual := FileEntry.of(path, pause=pause).sha256) != expected.sha256:
                 found.append(f"{name}: SHA-256 {actual[:12]}…, published {expected.sha256[:12]}…")
         return found

@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from feature_store.pacing import Pause, no_pause
 from feature_store.registry.manifest import MANIFEST_NAME, FileEntry, Manifest
 from feature_store.storage import asking, is_local, open_storage
 
@@ -182,11 +183,11 @@ class Registry:
                 f"{model} {version}: its manifest is unreadable ({error.error_count()} errors)"
             ) from error
 
-    def open(self, model: str, reference: str) -> tuple[Path, Manifest]:
+    def open(self, model: str, reference: str, *, pause: Pause = no_pause) -> tuple[Path, Manifest]:
         """A local directory that holds the verified files of a version, and its manifest.
 
         A remote version is copied into the cache once. Every file's SHA-256 is checked on every
-        call, so a file that rotted since the last one is refused too.
+        call, so a file that rotted since the last one is refused too; `pause` is called meanwhile.
 
         Raises:
             UnknownVersionError: no such alias or version.
@@ -195,7 +196,7 @@ class Registry:
         manifest = self.manifest(model, reference)
         path = self._version_path(model, manifest.version)
         directory = Path(path) if self._is_local else self._fetch(path, manifest)
-        if problems := manifest.problems(directory):
+        if problems := manifest.problems(directory, pause=pause):
             raise CorruptVersionError(
                 f"{model} {manifest.version} is corrupt and was refused: {'; '.join(problems)}"
             )

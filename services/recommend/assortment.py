@@ -55,6 +55,7 @@ class Assortment:
     Attributes:
         edition: whose index searches the added rows too and never returns withdrawn ones.
         base: the edition as it was published.
+        added_vectors: (len(added), d + r) float32 item vectors.
         texts: what answers say of its items.
     """
 
@@ -88,10 +89,10 @@ class Assortment:
         rows = [row for item_id in gone if (row := self._base_row_of.get(item_id)) is not None]
         d = edition.item_vectors.shape[1]
         vectors = [vector for _, vector, _ in placed]
-        self._added_vectors = np.array(vectors, np.float32).reshape(-1, d)
+        self.added_vectors = np.array(vectors, np.float32).reshape(-1, d)
         if placed or rows:
             edition = edition.with_side(
-                added=self._added_vectors,
+                added=self.added_vectors,
                 bias=np.array([edition.bias[p].mean() for p in self._proxies], np.float32),
                 withdrawn=np.array(sorted(rows), np.int64),
             )
@@ -221,7 +222,7 @@ class Assortment:
         vectors = self.edition.item_vectors[np.minimum(rows, self.n_base - 1)]
         behind = rows >= self.n_base
         if behind.any():
-            vectors[behind] = self._added_vectors[rows[behind] - self.n_base]
+            vectors[behind] = self.added_vectors[rows[behind] - self.n_base]
         return vectors
 
     def filter(

@@ -10,6 +10,7 @@ import numpy as np
 
 from feature_store.editions import RecommenderEdition
 from feature_store.editions.additions import AddedItem
+from feature_store.pacing import Pause, no_pause
 from feature_store.registry import Registry, RegistryError
 from feature_store.vectors import RowFilter
 from services.recommend.assortment import Assortment
@@ -104,6 +105,7 @@ def load_served(
     warm_up: Callable[[Served], None] = lambda _: None,
     device: str = "auto",
     like: RecommenderEdition | None = None,
+    pause: Pause = no_pause,
 ) -> Served:
     """The version that `alias` names, or when it is not fit to serve the newest good one before.
 
@@ -115,6 +117,7 @@ def load_served(
         warm_up: raises when the version does not answer as it must.
         device: where the index goes.
         like: one that is loaded already; see `RecommenderEdition.load`.
+        pause: is called now and then.
 
     Raises:
         RegistryError: the alias does not exist, or no version in its history is whole.
@@ -124,8 +127,11 @@ def load_served(
     problem = None
     for version in reversed(history):
         try:
-            directory, _ = registry.open(model, version)
-            served = prepare(RecommenderEdition.load(directory, device=device, like=like), version)
+            directory, _ = registry.open(model, version, pause=pause)
+            edition = RecommenderEdition.load(directory, device=device, like=like)
+            pause()
+            served = prepare(edition, version)
+            pause()
             warm_up(served)
         except (
             Exception

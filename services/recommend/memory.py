@@ -31,6 +31,7 @@ from feature_store.error_memory.remembered import Described
 from feature_store.error_memory.replica import MemoryReplica
 from feature_store.interactions.history import NEGATIVE_SIGNALS
 from feature_store.offline import FeedbackRecord
+from feature_store.pacing import Pause, no_pause
 from services.recommend.assortment import Assortment
 from services.recommend.memory_policy import DEFAULT_POLICY
 from services.recommend.ranking import Candidates
@@ -153,8 +154,10 @@ class VersionMemory:
         edition: RecommenderEdition,
         policy: MemoryPolicy = DEFAULT_POLICY,
         rebase_again: bool = False,
+        pause: Pause = no_pause,
     ) -> None:
-        """Begins and catches up if Redis answers; otherwise catches up as soon as it does."""
+        """Begins and catches up if Redis answers; otherwise catches up as soon as it does. `pause`
+        is called meanwhile."""
         self.log = MemoryLog(client, model=model, version=version, tenant=tenant)
         self.replica = MemoryReplica(
             self.log,
@@ -166,27 +169,34 @@ class VersionMemory:
         self._version, self._policy = version, policy
         self._events = EventLog(client, model=model, tenant=tenant)
         self.replica.memory.warm_up()
-        self._encode = RecommenderReplay(edition)
+        pause()
+        self._keys = MemoryKeys(edition.item_vectors, pause=pause)
+        self._encode = RecommenderReplay(edition, self._keys)
         self.rebased: Rebased | None = None
         try:
-            self.begin(again=rebase_again)
-            self.replica.catch_up()
+            self.begin(again=rebase_again, pause=pause)
+            self.replica.catch_up(pause)
         except redis.RedisError as error:
             log.warning("the error memory of %s starts empty: %s", version, error)
         self.replica.start()
 
     def stage(self, assortment: Assortment) -> MemoryStage:
         """The stage over a catalogue: an answer is keyed by the catalogue that it was made of."""
-        return MemoryStage(self.replica, _keys(assortment), self._version, assortment.item_ids)
+        keys = self._keys
+        if assortment.added:
+            keys = keys.followed_by(assortment.added_vectors)
+        return MemoryStage(self.replica, keys, self._version, assortment.item_ids)
 
-    def begin(self, *, again: bool = False) -> None:
-        """Begin with recent outcomes, once for all replicas.
+    def begin(self, *, again: bool = False, pause: Pause = no_pause) -> None:
+        """Begin with recent outcomes, once for all replicas; `pause` is called between them.
 
         Raises:
             redis.RedisError: the server is gone; a later call goes on.
         """
         scratch = MemoryReplica(self.log, self._policy, d=2 * D_PART, n_classes=1)
-        self.rebased = rebase(self.log, self._events, scratch, self._encode, again=again)
+        self.rebased = rebase(
+            self.log, self._events, scratch, self._encode, again=again, pause=pause
+        )
 
     def learn_anew(self, event: LabelledEvent) -> None:
         """An outcome of another version's prediction, as this version would have predicted."""
@@ -227,8 +237,11 @@ class Memories:
         )
         self._waiting = waiting
 
-    def stage(self, assortment: Assortment, version: str) -> MemoryStage:
-        """The stage of a version, whose memory begins with its first catalogue."""
+    def stage(
+        self, assortment: Assortment, version: str, *, pause: Pause = no_pause
+    ) -> MemoryStage:
+        """The stage of a version, whose memory begins with its first catalogue; `pause` is called
+        meanwhile."""
         memory = self._of.get(version)
         if memory is None:
             memory = VersionMemory(
@@ -237,6 +250,7 @@ class Memories:
                 version=version,
                 tenant=self._tenant,
                 edition=assortment.base,
+                pause=pause,
             )
             self._of[version] = memory
         return memory.stage(assortment)
@@ -303,7 +317,3 @@ class Memories:
 
     def _log(self, version: str) -> MemoryLog:
         return MemoryLog(self._client, model=self._model, version=version, tenant=self._tenant)
-
-
-def _keys(assortment: Assortment) -> MemoryKeys:
-    return MemoryKeys(assortment.vectors(np.arange(len(assortment))))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 from collections.abc import Mapping
 
 from feature_store.editions import RecommenderEdition
+from feature_store.pacing import Pause, Unhurried, no_pause
 from feature_store.pseudonyms import differs
 from feature_store.registry import Registry, RegistryError
 from services.problems import ProblemError
@@ -20,6 +22,8 @@ from services.recommend.warm_up import RecentQueries, warm_up
 log = logging.getLogger(__name__)
 
 REDIS_AWAY = "redis is unreachable: answered from what was last known"
+# What loading a version may have of a core while another one answers.
+LOADING_SHARE = 0.15
 CHAMPION, CHALLENGER = "champion", "challenger"
 
 
@@ -144,14 +148,17 @@ class Versions:
                 served = self._prepare(assortment.base, serving.version)
                 self._switch(arm, served.instead_of(serving))
             return
+        # The first one is waited for; the others are loaded beside what answers.
+        pause = Unhurried(LOADING_SHARE) if self._arms else no_pause
         served = load_served(
             self._registry,
             model=self._settings.model,
             alias=alias,
             device=self._device,
-            prepare=self._prepare,
+            prepare=functools.partial(self._prepare, pause=pause),
             like=next((each.assortment.base for each in self._arms.values()), None),
-            warm_up=lambda loaded: warm_up(loaded, self._recent.sample()),
+            warm_up=lambda loaded: warm_up(loaded, self._recent.sample(), pause=pause),
+            pause=pause,
         )
         if served.problem:
             log.error(
@@ -169,7 +176,9 @@ class Versions:
             self._named_otherwise[arm] = f"version {version}: {problem}"
             log.warning("version %s: %s", version, problem)
 
-    def _prepare(self, edition: RecommenderEdition, version: str) -> Served:
+    def _prepare(
+        self, edition: RecommenderEdition, version: str, *, pause: Pause = no_pause
+    ) -> Served:
         """What serves of an edition: the place where corrections of the model come in."""
         loaded = [each.assortment for each in self._arms.values()]
         texts = next((each.texts for each in loaded if each.base.items is edition.items), None)
@@ -180,7 +189,7 @@ class Versions:
             rules=self._settings.rules,
             added=self._changes.added,
             withdrawn=self._changes.withdrawn,
-            memory=lambda assortment: self._memories.stage(assortment, version),
+            memory=lambda assortment: self._memories.stage(assortment, version, pause=pause),
             texts=texts,
         )
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
 
+from feature_store.pacing import Pause, no_pause
 from feature_store.vectors import single_threaded
 from services.problems import ProblemError
 from services.recommend.loading import Served
@@ -18,8 +18,7 @@ from services.recommend.telemetry import Telemetry
 from services.recommend.users import KnownUser
 
 REMEMBERED_QUERIES = 64
-# Behind each query whoever is served meanwhile has the interpreter for so long.
-_BREATH_S = 0.002
+_TOGETHER = 8
 # Pages of the index that nobody has read yet come from the disk: a sample of rows reads them in.
 TOUCHED_ROWS = 4_096
 
@@ -50,8 +49,14 @@ class RecentQueries:
             return list(self._queries)
 
 
-def warm_up(served: Served, recent: Sequence[tuple[RecommendationRequest, KnownUser]]) -> None:
-    """Answer the recent queries, and three that every catalogue can answer.
+def warm_up(
+    served: Served,
+    recent: Sequence[tuple[RecommendationRequest, KnownUser]],
+    *,
+    pause: Pause = no_pause,
+) -> None:
+    """Answer the recent queries, and three that every catalogue can answer, with a `pause` behind
+    each.
 
     Raises:
         WarmUpError: an answer failed, is empty though there are items, or has no finite score.
@@ -71,11 +76,12 @@ def warm_up(served: Served, recent: Sequence[tuple[RecommendationRequest, KnownU
             KnownUser(),
         ),
     ]
-    # One at a time, as they come when it is quiet, and then all together.
     queries = [*own, *recent]
-    for batch in (*([query] for query in queries), queries):
+    # One at a time, as they come when it is quiet, and then several together.
+    groups = [queries[at : at + _TOGETHER] for at in range(0, len(queries), _TOGETHER)]
+    for batch in (*([query] for query in queries), *groups):
         outcomes = recommend(served, [q[0] for q in batch], [q[1] for q in batch], telemetry)
-        time.sleep(_BREATH_S)
+        pause()
         for (request, _), outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, ProblemError):
                 continue  # asked of another version: this one may lack the item type

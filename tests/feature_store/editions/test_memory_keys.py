@@ -48,3 +48,23 @@ def test_one_user_goes_with_all_rows():
     np.testing.assert_allclose(one, keys(np.stack([user] * 3), rows), rtol=1e-5)
     assert keys.rows(one).tolist() == rows.tolist()
     assert (one**2).sum(1) == pytest.approx(1.0)
+
+
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 40), behind=st.integers(0, 5))
+@settings(deadline=None)
+def test_items_that_follow_have_the_keys_that_they_would_have_together(seed, n, behind):
+    rng = np.random.default_rng(seed)
+    vectors = rng.standard_normal((n + behind, 6)).astype(np.float32)
+    users, rows = rng.standard_normal((n + behind, 6)).astype(np.float32), np.arange(n + behind)
+    apart = MemoryKeys(vectors[:n]).followed_by(vectors[n:])
+    np.testing.assert_allclose(apart(users, rows), MemoryKeys(vectors)(users, rows), atol=1e-6)
+
+
+def test_every_item_has_a_key_however_many_there_are():
+    vectors = np.random.default_rng(0).standard_normal((10_000, 6)).astype(np.float32)
+    pauses = []
+    keys = MemoryKeys(vectors, pause=lambda: pauses.append(None))
+    rows = np.array([0, 4_095, 4_096, 9_999])
+    few = MemoryKeys(vectors[rows])
+    np.testing.assert_allclose(keys(vectors[:4], rows), few(vectors[:4], np.arange(4)), atol=1e-6)
+    assert len(pauses) == 3

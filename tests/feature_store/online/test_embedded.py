@@ -214,3 +214,18 @@ def test_it_takes_a_share_of_the_memory_and_then_refuses(short_directory):
     assert settings["maxmemory"] == str(int(MEMORY_SHARE * memory_bytes()))
     assert settings["maxmemory-policy"] == "noeviction"
     assert 0 < memory_bytes() <= psutil.virtual_memory().total
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's scheduling classes")
+def test_writing_the_file_anew_waits_for_whoever_serves(short_directory):
+    with EmbeddedRedis(short_directory, options={"rdb-key-save-delay": "1000"}) as server:
+        fill(server)
+        client = connect(server.url, timeout_s=5)
+        process = psutil.Process(client.info("server")["process_id"])
+        client.bgrewriteaof()
+        eventually(
+            lambda: any(
+                os.sched_getscheduler(child.pid) == os.SCHED_IDLE for child in process.children()
+            )
+        )
+        assert os.sched_getscheduler(process.pid) == os.SCHED_OTHER
