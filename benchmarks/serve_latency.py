@@ -39,7 +39,7 @@ from benchmarks.serving.store import free_port, until
 from benchmarks.serving.world import NOISE_64, World, make_world, world_of
 from feature_store.editions.indexing import with_tuned_index
 from feature_store.editions.recommender import MODEL_NAME
-from feature_store.online import EmbeddedRedis
+from feature_store.online import EmbeddedRedis, connect
 from feature_store.registry import Registry
 from feature_store.vectors import IndexSpec, exact_top, recall
 
@@ -131,6 +131,11 @@ class Place:
     def __exit__(self, *problem: object) -> None:
         self._stack.close()
 
+    def rewrites(self) -> int:
+        """How often Redis has written its append-only file anew, which takes a core for a second or
+        more."""
+        return int(connect(self.redis.url).info("persistence")["aof_rewrites"])
+
     def ours(self) -> Any:
         """The service, one worker."""
         port = free_port()
@@ -210,6 +215,7 @@ def _side_by_side(
 def _swaps(ours: Server, place: Place, rate: float, *, seconds: float) -> dict[str, Any]:
     """Promote ten times under load, beside a quiet stretch of the same length."""
     say("quiet load")
+    rewrites = place.rewrites()
     options = {"connections": 64, "rate": rate, "seconds": seconds}
     quiet = ours.load(place.bodies, **options)
     say(f"{SWAPS} swaps under load")
@@ -239,7 +245,14 @@ def _swaps(ours: Server, place: Place, rate: float, *, seconds: float) -> dict[s
         "max_ms": loaded["max_ms"],
         "quiet_max_ms": quiet["max_ms"],
         "switched_s": statistics.median(switched),
+        "p99_ms_per_second": _per_second(loaded),
+        "quiet_p99_ms_per_second": _per_second(quiet),
+        "redis_rewrites": place.rewrites() - rewrites,
     }
+
+
+def _per_second(load: dict[str, Any]) -> list[float | None]:
+    return [second["p99_ms"] for second in load["timeline"]]
 
 
 def _serves(client: httpx.Client, version: str) -> bool:
