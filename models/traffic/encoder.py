@@ -15,10 +15,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from models.traffic import cpu
+from models.traffic.cpu.norm import fused_norm
 from models.traffic.cpu.step import fused_block_step
 from models.traffic.mixers import Mamba1Mixer, MixerKind, MixerState, build_mixer
 
 NORM_EPS = 1e-5
+# Channels times tokens that pass the blocks together, a thread, where no gradient is wanted: what
+# one operation leaves for the next then is in the cache.
+AT_ONCE = 500_000
 PACKED_BELOW = 0.8  # share of tokens that are there; above, moving them costs what it saves
 
 
@@ -108,6 +112,18 @@ class TrafficEncoder(nn.Module):
         On a processor flows of different lengths stand behind each other in one row, with a reset
         at each one's start: nothing is computed behind a flow's end.
         """
+        most = len(tokens)
+        if tokens.device.type == "cpu" and not torch.is_grad_enabled():
+            flow = self.config.expand * self.config.d_model * (tokens.shape[1] + 1)
+            most = max(AT_ONCE * torch.get_num_threads() // flow, 1)
+        if len(tokens) <= most:
+            return self._flow(tokens, lengths)
+        parts = [slice(start, start + most) for start in range(0, len(tokens), most)]
+        return torch.cat(
+            [self._flow(tokens[each], None if lengths is None else lengths[each]) for each in parts]
+        )
+
+    def _flow(self, tokens: Tensor, lengths: Tensor | None) -> Tensor:
         x, ends = self._with_class_token(tokens, lengths)
         row, reset = torch.arange(len(x), device=x.device), None
         if x.device.type == "cpu" and int((ends + 1).sum()) < PACKED_BELOW * x[..., 0].numel():
@@ -169,7 +185,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, reset: Tensor | None = None) -> Tensor:
         """(P, L, d_model) → (P, L, d_model)."""
-        mixed: Tensor = self.mixer(self.norm(x), reset)
+        mixed: Tensor = self.mixer(self._normed(x), reset)
         if not self.training:
             return x + mixed
         if reset is None:
@@ -180,8 +196,14 @@ class Block(nn.Module):
 
     def only_at(self, x: Tensor, row: Tensor, place: Tensor, reset: Tensor | None) -> Tensor:
         """(F, d_model): `forward(x, reset)` at one place of each flow."""
-        mixed: Tensor = self.mixer.only_at(self.norm(x), row, place, reset)
+        mixed: Tensor = self.mixer.only_at(self._normed(x), row, place, reset)
         return x[row, place] + mixed * self._kept(len(row), x.device)[:, None]
+
+    def _normed(self, x: Tensor) -> Tensor:
+        if not torch.is_grad_enabled() and cpu.supports(x):
+            return fused_norm(x, self.norm.weight, eps=NORM_EPS)
+        normed: Tensor = self.norm(x)
+        return normed
 
     def step(self, x: Tensor, state: MixerState) -> tuple[Tensor, MixerState]:
         """(P, d_model) → (P, d_model) and the new state."""

@@ -2,10 +2,11 @@
 
 `vector.py` gives the compiler 16 floats at a time, `compiled.py` keeps what it made, `workers.py`
 shares rows and channels among threads. On them stand `scan.py` and `conv.py`, one autograd function
-each, whose slow twins are in `selective_scan.py` and `causal_conv.py`; and for one token without
-gradients `embed.py`, which makes it, and `step.py`, which takes it through a whole block: their
-twins are `embedding.FlowEmbedding.next_token_by_parts` and `encoder.Block.step_by_parts`. Float32
-only, and only channels in multiples of 16; `supports` says so.
+each, whose slow twins are in `selective_scan.py` and `causal_conv.py`; without gradients `norm.py`,
+whose twin is torch's; and for one token without gradients `embed.py`, which makes it, and
+`step.py`, which takes it through a whole block: their twins are
+`embedding.FlowEmbedding.next_token_by_parts` and `encoder.Block.step_by_parts`. Float32 only, and
+only channels in multiples of 16; `supports` says so.
 """
 
 from __future__ import annotations

@@ -1,10 +1,14 @@
 import threading
 
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from models.traffic.cpu import supports
+from models.traffic.cpu.norm import fused_norm
 from models.traffic.cpu.scan import fused_scan
 from models.traffic.cpu.workers import share
+from models.traffic.encoder import AT_ONCE, EncoderConfig, TrafficEncoder
 
 
 def test_a_result_does_not_depend_on_the_number_of_threads():
@@ -43,3 +47,35 @@ def test_what_the_kernels_cannot_take_is_left_to_torch():
     assert supports(torch.zeros(1, 1, 32))
     for other in (torch.zeros(1, 1, 31), torch.zeros(1, 1, 32).double(), torch.zeros(0, 1, 32)):
         assert not supports(other)
+
+
+@settings(deadline=None)
+@given(
+    rows=st.integers(1, 5), blocks=st.integers(1, 4), scale=st.floats(0, 1e3),
+    seed=st.integers(0, 2**16),
+)  # fmt: skip
+def test_the_norm_is_that_of_torch(rows, blocks, scale, seed):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, 3, 16 * blocks, generator=generator) * scale
+    weight = torch.randn(16 * blocks, generator=generator)
+    wanted = torch.nn.functional.rms_norm(x, x.shape[-1:], weight, eps=1e-5)
+    torch.testing.assert_close(fused_norm(x, weight, eps=1e-5), wanted, atol=1e-5, rtol=1e-5)
+    turned = x.transpose(0, 1)
+    torch.testing.assert_close(
+        fused_norm(turned, weight, eps=1e-5), wanted.transpose(0, 1), atol=1e-5, rtol=1e-5
+    )
+
+
+def test_many_flows_are_encoded_as_few_are():
+    torch.manual_seed(0)
+    encoder = TrafficEncoder(EncoderConfig(d_model=64, layers=2)).eval()
+    tokens, lengths = torch.randn(700, 10, 64), torch.randint(1, 11, (700,))
+    assert tokens[..., 0].numel() * 128 > AT_ONCE
+    for given_lengths in (None, lengths):
+        whole = encoder.flow(tokens, given_lengths).detach()  # gradients keep them together
+        with torch.no_grad():
+            torch.testing.assert_close(
+                encoder.flow(tokens, given_lengths), whole, atol=1e-5, rtol=1e-4
+            )
+            none = None if given_lengths is None else given_lengths[:0]
+            assert encoder.flow(tokens[:0], none).shape == (0, 64)
