@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from models.traffic import cpu
+from models.traffic.cpu.memory import keep_what_is_freed
 from models.traffic.cpu.norm import fused_norm
 from models.traffic.cpu.step import fused_block_step
 from models.traffic.mixers import Mamba1Mixer, MixerKind, MixerState, build_mixer
@@ -118,6 +119,7 @@ class TrafficEncoder(nn.Module):
             most = max(AT_ONCE * torch.get_num_threads() // flow, 1)
         if len(tokens) <= most:
             return self._flow(tokens, lengths)
+        keep_what_is_freed()
         parts = [slice(start, start + most) for start in range(0, len(tokens), most)]
         return torch.cat(
             [self._flow(tokens[each], None if lengths is None else lengths[each]) for each in parts]

@@ -22,10 +22,11 @@ from models.traffic.cpu.vector import (
     LN_2,
     LOG2_E,
     broadcast,
-    exp2,
+    falling_exp2,
     fma,
     load,
     sigmoid,
+    silu,
     softplus,
     splat,
     store,
@@ -175,13 +176,13 @@ def forward_kernel(
                     out = load(D, left + c) * x
                     for n in range(states):
                         i = c * states + n * LANES
-                        decay = exp2(dt * load(rate, i))
+                        decay = falling_exp2(dt * load(rate, i))
                         new = fma(decay, load(h, i), written * broadcast(B, row * states + n))
                         store(h, i, new)
                         out = fma(new, broadcast(C, row * states + n), out)
                     if z.size > 0:
                         gate = load(z, at)
-                        out = out * gate * sigmoid(gate)
+                        out = out * silu(gate)
                     store(y, at, out)
             for n in range(states):
                 for c in range(0, width, LANES):
@@ -247,7 +248,7 @@ def backward_kernel(
                         out = load(D, left + c) * x
                         for n in range(states):
                             i = k * block + c * states + n * LANES
-                            decay = exp2(dt * load(rate, c * states + n * LANES))
+                            decay = falling_exp2(dt * load(rate, c * states + n * LANES))
                             if fresh:
                                 decay = zero
                             store(decays, i, decay)

@@ -201,9 +201,9 @@ for _operation, _name in (
 
 
 @compiled
-def exp2(x: Any) -> Any:
-    """2^x, between 2^-125 and 2^126 beyond which it is held."""
-    x = minimum(maximum(x, splat(np.float32(-125.0))), splat(np.float32(126.0)))
+def falling_exp2(x: Any) -> Any:
+    """2^x for x below 127, at least 2^-125."""
+    x = maximum(x, splat(np.float32(-125.0)))
     whole = _nearest(x)
     part = x - whole
     p = fma(splat(P5), part, splat(P4))
@@ -215,6 +215,12 @@ def exp2(x: Any) -> Any:
 
 
 @compiled
+def exp2(x: Any) -> Any:
+    """2^x, between 2^-125 and 2^126 beyond which it is held."""
+    return falling_exp2(minimum(x, splat(np.float32(126.0))))
+
+
+@compiled
 def sigmoid(x: Any) -> Any:
     """1 / (1 + exp(-x))."""
     one = splat(np.float32(1.0))
@@ -222,11 +228,17 @@ def sigmoid(x: Any) -> Any:
 
 
 @compiled
+def silu(x: Any) -> Any:
+    """x / (1 + exp(-x))."""
+    return x / (splat(np.float32(1.0)) + exp2(x * splat(-LOG2_E)))
+
+
+@compiled
 def softplus(x: Any) -> Any:
     """log(1 + exp(x)) = max(x, 0) + 2 artanh(e / (2 + e)) with e = exp(-|x|)."""
     zero, two = splat(np.float32(0.0)), splat(np.float32(2.0))
     above = maximum(x, zero)
-    e = exp2((x - above - above) * splat(LOG2_E))
+    e = falling_exp2((x - above - above) * splat(LOG2_E))
     s = e / (two + e)  # at most 1/3: eight terms of the series are enough for float32
     s2 = s * s
     p = splat(np.float32(1 / 15))
