@@ -32,7 +32,7 @@ import torch
 
 from benchmarks.harness import Result
 from feature_store.traffic.flows import FlowBatch
-from pipelines.allocator import keep_large_buffers
+from models.allocator import keep_buffers
 from pipelines.distributed import Group, process_group
 from pipelines.progress import Silent
 from pipelines.traffic.config import TrafficConfig
@@ -109,7 +109,7 @@ def be_measured(group: Group, arguments: argparse.Namespace) -> None:
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[group.rank]})
     torch.set_num_threads(1)
-    keep_large_buffers()
+    keep_buffers()
     config = TrafficConfig().changed(**{"threads": 1})
     part, classes = flows_of(arguments, config)
     rounds = 1 if arguments.quick else 2

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from benchmarks.harness import Arguments, Result, mean_and_spread
 from feature_store.interactions.importers import import_dataset
-from pipelines.allocator import keep_large_buffers
+from models.allocator import keep_buffers
 from pipelines.progress import Terminal
 from pipelines.recommender.baselines import IALS, ItemKNN, Popularity, fit_ease
 from pipelines.recommender.baselines.tuning import tune
@@ -71,7 +71,7 @@ def public_split(
     """
     validation = validation or Validation()
     part = arguments.extra.part
-    keep_large_buffers()
+    keep_buffers()
     result = Result(name, seeds=arguments.seeds)
     config = config.changed(**{"threads": arguments.threads, **(quick if arguments.quick else {})})
     prepared = prepare(import_dataset(arguments.data))

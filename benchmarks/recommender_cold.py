@@ -20,7 +20,7 @@ from scipy import stats
 from benchmarks import item_types
 from benchmarks.harness import Result, mean_and_spread, parse
 from feature_store.interactions.dataset import Dataset
-from pipelines.allocator import keep_large_buffers
+from models.allocator import keep_buffers
 from pipelines.progress import Terminal
 from pipelines.recommender.baselines import Popularity, TextKNN
 from pipelines.recommender.cases import EvaluationCases, Split
@@ -68,7 +68,7 @@ def main() -> None:
     """Compare over seeds and print the last line."""
     arguments = parse(__doc__, data="recsys/anime", seeds=5)
     result = Result("recommender_cold", seeds=arguments.seeds)
-    keep_large_buffers()
+    keep_buffers()
     quick = {"towers.epochs": 1, "graph_network.epochs": 1, "towers.dimension": 32}
     settings = SETTINGS | {"threads": arguments.threads} | (quick if arguments.quick else {})
     config = RecommenderConfig.load(None, settings)

@@ -33,7 +33,7 @@ from scipy.sparse import csr_matrix
 from benchmarks import item_types
 from benchmarks.harness import Result, parse
 from feature_store.interactions.log import InteractionLog
-from pipelines.allocator import keep_large_buffers
+from models.allocator import keep_buffers
 from pipelines.progress import Terminal
 from pipelines.recommender.baselines import Popularity, TextKNN, fit_ease
 from pipelines.recommender.cases import EvaluationCases, Split, fixed_split, leave_last_out
@@ -202,7 +202,7 @@ def run_arm(
     if kept is not None and kept.exists():
         return Answers.read(kept)
     torch.set_num_threads(1)
-    keep_large_buffers()
+    keep_buffers()
     world = load(folder, target, part)
     answers = measure(world, train(world.prepared, world.training, config))
     if kept is not None:

@@ -26,7 +26,7 @@ from rich.console import Console
 
 from benchmarks.harness import Result, mean_and_spread, parse
 from feature_store.interactions.dataset import Dataset
-from pipelines.allocator import keep_large_buffers
+from models.allocator import keep_buffers
 from pipelines.progress import Terminal
 from pipelines.recommender.baselines import DualEASE, ItemKNN, Popularity
 from pipelines.recommender.cases import fixed_split
@@ -83,7 +83,7 @@ def main() -> None:
     """Compare over seeds and print the last line."""
     arguments = parse(__doc__, data="recsys/retailrocket-mb", seeds=3)
     result = Result("recommender_weak_signals", seeds=arguments.seeds)
-    keep_large_buffers()
+    keep_buffers()
     quick = {"towers.epochs": 1, "towers.dimension": 16} if arguments.quick else {}
     config = RecommenderConfig.load(None, SETTINGS | {"threads": arguments.threads} | quick)
     prepared = prepare(read(arguments.data))

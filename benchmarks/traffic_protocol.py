@@ -14,7 +14,7 @@ from rich.table import Table
 from benchmarks.harness import Result, mean_and_spread, parse
 from errata.cli.options import parse_overrides
 from feature_store.traffic.features import Tier
-from pipelines.allocator import keep_large_buffers
+from models.allocator import keep_buffers
 from pipelines.progress import Reporter, Terminal
 from pipelines.traffic.baselines import Choices
 from pipelines.traffic.config import LabelConfig, TrafficConfig
@@ -89,7 +89,7 @@ def run(
     }
     arguments = parse(description, data=data, seeds=5, options=options)
     result = Result(name, seeds=arguments.seeds)
-    keep_large_buffers()
+    keep_buffers()
     chosen = {
         "threads": arguments.threads,
         "evaluation.left_out_share": 0.25,

@@ -14,8 +14,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from models.allocator import keep_buffers
 from models.traffic import cpu
-from models.traffic.cpu.memory import keep_what_is_freed
 from models.traffic.cpu.norm import fused_norm
 from models.traffic.cpu.step import fused_block_step
 from models.traffic.mixers import Mamba1Mixer, MixerKind, MixerState, build_mixer
@@ -24,6 +24,7 @@ NORM_EPS = 1e-5
 # Channels times tokens that pass the blocks together, a thread, where no gradient is wanted: what
 # one operation leaves for the next then is in the cache.
 AT_ONCE = 500_000
+KEPT_BYTES = 32 << 20  # the tensors of a layer of so many
 PACKED_BELOW = 0.8  # share of tokens that are there; above, moving them costs what it saves
 
 
@@ -119,7 +120,7 @@ class TrafficEncoder(nn.Module):
             most = max(AT_ONCE * torch.get_num_threads() // flow, 1)
         if len(tokens) <= most:
             return self._flow(tokens, lengths)
-        keep_what_is_freed()
+        keep_buffers(KEPT_BYTES)
         parts = [slice(start, start + most) for start in range(0, len(tokens), most)]
         return torch.cat(
             [self._flow(tokens[each], None if lengths is None else lengths[each]) for each in parts]

@@ -21,7 +21,7 @@ from feature_store.interactions.dataset import Dataset
 from feature_store.interactions.log import InteractionLog
 from feature_store.pseudonyms import key_of
 from feature_store.registry import Manifest, Registry
-from pipelines.allocator import keep_large_buffers
+from models.allocator import keep_buffers
 from pipelines.distributed import ALONE, Group
 from pipelines.progress import Reporter, Silent
 from pipelines.recommender.baselines import IALS, ItemKNN, Popularity, TextKNN, fit_ease
@@ -115,7 +115,7 @@ def run_together(
         what the first process of the group published; None in the others.
     """
     reporter = reporter if reporter is not None and group.leads else Silent()
-    keep_large_buffers()
+    keep_buffers()
     fingerprint = dataset.fingerprint()
     key = run_key(fingerprint, config)
     work = runs_directory / key

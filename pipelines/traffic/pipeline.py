@@ -15,7 +15,7 @@ from feature_store.editions.traffic import MODEL_NAME, TrafficEdition
 from feature_store.registry import Manifest, Registry
 from feature_store.traffic.features import Tier
 from feature_store.traffic.flows import FlowSettings
-from pipelines.allocator import keep_large_buffers
+from models.allocator import keep_buffers
 from pipelines.distributed import ALONE, Group
 from pipelines.progress import Reporter, Silent
 from pipelines.traffic.config import TrafficConfig
@@ -175,7 +175,7 @@ def run_on(
         ValueError: the split leaves a part empty.
     """
     reporter = reporter or Silent()
-    keep_large_buffers()
+    keep_buffers()
     split = honest_split(data, shares=config.split.shares, gap_s=config.split.gap_s)
     sizes = [len(each) for each in (split.train, split.validation, split.test)]
     if not all(sizes):
@@ -230,7 +230,7 @@ def measure(
 ) -> Measured:
     """The honest protocol over several seeds, at several tiers; nothing is published."""
     reporter = reporter or Silent()
-    keep_large_buffers()
+    keep_buffers()
     data = read(directory, config, reporter=reporter)
     split = honest_split(data, shares=config.split.shares, gap_s=config.split.gap_s)
     parts = Parts.of(data, split)
