@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 
@@ -25,8 +26,8 @@ class Unhurried:
     Belongs to the thread that calls it. Work that its thread leaves to others is not counted.
     """
 
-    def __init__(self, share: float) -> None:
-        """`share` in (0, 1].
+    def __init__(self, share: float, *, hurry: threading.Event | None = None) -> None:
+        """`share` in (0, 1]; once `hurry` is set there are no more pauses.
 
         Raises:
             ValueError: it is not.
@@ -34,6 +35,7 @@ class Unhurried:
         if not 0 < share <= 1:
             raise ValueError(f"a share of a core is above 0 and at most 1, not {share}")
         self._rest = (1 - share) / share
+        self._hurry = hurry or threading.Event()
         self._since = time.thread_time()
 
     def __call__(self) -> None:
@@ -41,5 +43,5 @@ class Unhurried:
         worked = time.thread_time() - self._since
         if worked < _PIECE_S:
             return
-        time.sleep(worked * self._rest)
+        self._hurry.wait(worked * self._rest)
         self._since = time.thread_time()

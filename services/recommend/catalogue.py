@@ -126,6 +126,7 @@ class CatalogueService:
 
     def close(self) -> None:
         """Write what waits for Redis."""
+        self._versions.close()
         self._answering.close()
         self._memories.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
+import threading
 from collections.abc import Mapping
 
 from feature_store.editions import RecommenderEdition
@@ -54,6 +55,7 @@ class Versions:
         self._changes, self._memories = changes, memories
         self._recent, self._telemetry = recent, telemetry
         self._arms: dict[str, Served] = {}
+        self._closing = threading.Event()
         self._named_otherwise: dict[str, str] = {}
         self._not_loaded: dict[str, str] = {CHAMPION: "no version was loaded yet"}
         challenger = settings.challenger
@@ -96,13 +98,19 @@ class Versions:
 
         A version that is corrupt or fails its warm-up never serves: the one before stays.
         """
+        # What is loaded before anyone is answered is waited for.
+        pause = Unhurried(LOADING_SHARE, hurry=self._closing) if self._arms else no_pause
         for arm, alias in self._aliases.items():
             try:
-                self._refresh_arm(arm, alias, changed=changed)
+                self._refresh_arm(arm, alias, changed=changed, pause=pause)
             except (RegistryError, OSError) as error:
                 if str(error) != self._not_loaded.get(arm):
                     log.error("no new version was loaded for %s: %s", self._name, error)
                 self._not_loaded[arm] = str(error)
+
+    def close(self) -> None:
+        """Do not let the end wait for what is being loaded."""
+        self._closing.set()
 
     def arm_of(self, user_id: str | None, arms: Mapping[str, Served]) -> str:
         """The same user always meets the same side; who is not named meets the champion."""
@@ -139,7 +147,7 @@ class Versions:
                 self._telemetry.degraded.labels(name).inc()
         return list(reasons.values())
 
-    def _refresh_arm(self, arm: str, alias: str, *, changed: bool) -> None:
+    def _refresh_arm(self, arm: str, alias: str, *, changed: bool, pause: Pause) -> None:
         wanted = self._registry.resolve(self._settings.model, alias)
         serving = self._arms.get(arm)
         if serving is not None and serving.wanted == wanted:
@@ -148,8 +156,6 @@ class Versions:
                 served = self._prepare(assortment.base, serving.version)
                 self._switch(arm, served.instead_of(serving))
             return
-        # The first one is waited for; the others are loaded beside what answers.
-        pause = Unhurried(LOADING_SHARE) if self._arms else no_pause
         served = load_served(
             self._registry,
             model=self._settings.model,

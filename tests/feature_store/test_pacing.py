@@ -1,3 +1,4 @@
+import threading
 import time
 
 import pytest
@@ -34,3 +35,15 @@ def test_pieces_too_short_for_a_pause_are_added_up():
 def test_a_share_that_is_none_is_refused(share):
     with pytest.raises(ValueError, match="share of a core"):
         Unhurried(share)
+
+
+def test_in_a_hurry_there_are_no_pauses():
+    hurry = threading.Event()
+    pause = Unhurried(0.000_1, hurry=hurry)
+    began = time.perf_counter()
+    threading.Timer(0.1, hurry.set).start()
+    busy(0.002)
+    pause()  # twenty seconds, if nobody were in a hurry
+    busy(0.002)
+    pause()
+    assert time.perf_counter() - began < 10
