@@ -195,7 +195,7 @@ class Registry:
         """
         manifest = self.manifest(model, reference)
         path = self._version_path(model, manifest.version)
-        directory = Path(path) if self._is_local else self._fetch(path, manifest)
+        directory = Path(path) if self._is_local else self._fetch(path, manifest, pause)
         if problems := manifest.problems(directory, pause=pause):
             raise CorruptVersionError(
                 f"{model} {manifest.version} is corrupt and was refused: {'; '.join(problems)}"
@@ -280,9 +280,9 @@ class Registry:
         record = _Alias(history=history, moved_at=datetime.now(UTC))
         self._write_atomically(self._alias_path(model, alias), record.model_dump_json(indent=2))
 
-    def _fetch(self, remote: str, manifest: Manifest) -> Path:
+    def _fetch(self, remote: str, manifest: Manifest, pause: Pause) -> Path:
         local = self._cache / manifest.model / manifest.version
-        if not local.exists() or manifest.problems(local):
+        if not local.exists() or manifest.problems(local, pause=pause):
             shutil.rmtree(local, ignore_errors=True)
             partial = local.with_name(f"{local.name}.{uuid.uuid4().hex[:6]}")
             for name in manifest.files:

@@ -14,7 +14,6 @@ from models.traffic.cpu.flat import Bytes, Floats, flat_bytes, flat_floats
 from models.traffic.cpu.vector import LANES, fma, load, sigmoid, silu, splat, store
 from models.traffic.cpu.workers import share
 
-FULL = 4  # taps, as Mamba has them
 WORK_PER_TAP = 0.3  # of one state of the scan
 
 
@@ -79,15 +78,6 @@ def forward_kernel(
                 since = 0
             reach = min(since, width - 1)
             since += 1
-            if width == FULL and reach == FULL - 1:  # nearly always: without a loop over taps
-                for e in range(low, high, LANES):
-                    at = row * channels + e
-                    before = fma(load(x, at), load(taps, 3 * channels + e), load(bias, e))
-                    before = fma(load(x, at - channels), load(taps, 2 * channels + e), before)
-                    before = fma(load(x, at - 2 * channels), load(taps, channels + e), before)
-                    before = fma(load(x, at - 3 * channels), load(taps, e), before)
-                    store(y, at, silu(before))
-                continue
             for e in range(low, high, LANES):
                 before = _before(x, taps, bias, row, e, channels, width, reach)
                 store(y, row * channels + e, silu(before))

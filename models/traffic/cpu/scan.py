@@ -22,6 +22,7 @@ from models.traffic.cpu.vector import (
     LN_2,
     LOG2_E,
     broadcast,
+    exp2,
     falling_exp2,
     fma,
     load,
@@ -132,6 +133,12 @@ class _FusedScan(torch.autograd.Function):
 
 
 @compiled
+def _decay(exponent: Any, softplus_: bool) -> Any:
+    """2^exponent. Behind a softplus Δ is positive, and the exponent negative as A is."""
+    return falling_exp2(exponent) if softplus_ else exp2(exponent)
+
+
+@compiled
 def forward_kernel(
     u: Floats, delta: Floats, rates: Floats, B: Floats, C: Floats, D: Floats, z: Floats,
     bias: Floats, starts: Bytes, y: Floats, state: Floats, marks: Floats,
@@ -176,7 +183,7 @@ def forward_kernel(
                     out = load(D, left + c) * x
                     for n in range(states):
                         i = c * states + n * LANES
-                        decay = falling_exp2(dt * load(rate, i))
+                        decay = _decay(dt * load(rate, i), softplus_)
                         new = fma(decay, load(h, i), written * broadcast(B, row * states + n))
                         store(h, i, new)
                         out = fma(new, broadcast(C, row * states + n), out)
@@ -248,7 +255,7 @@ def backward_kernel(
                         out = load(D, left + c) * x
                         for n in range(states):
                             i = k * block + c * states + n * LANES
-                            decay = falling_exp2(dt * load(rate, c * states + n * LANES))
+                            decay = _decay(dt * load(rate, c * states + n * LANES), softplus_)
                             if fresh:
                                 decay = zero
                             store(decays, i, decay)

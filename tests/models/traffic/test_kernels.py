@@ -79,3 +79,13 @@ def test_many_flows_are_encoded_as_few_are():
             )
             none = None if given_lengths is None else given_lengths[:0]
             assert encoder.flow(tokens[:0], none).shape == (0, 64)
+
+
+def test_without_a_softplus_a_state_that_grows_is_held_and_does_not_turn_over():
+    zeros, ones = torch.zeros(1, 1, 16), torch.ones(1, 1, 1)
+    y, last = fused_scan(
+        zeros, zeros - 200, -torch.ones(16, 1), ones, ones, torch.zeros(16),
+        delta_softplus=False, h0=torch.ones(1, 1, 16),
+    )  # fmt: skip
+    assert (y >= 2.0**125).all()
+    assert (last >= 2.0**125).all()
