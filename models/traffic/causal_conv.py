@@ -10,15 +10,24 @@ from models.traffic import cpu
 from models.traffic.cpu.conv import fused_conv
 
 
-def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, *, reset: Tensor | None = None) -> Tensor:
+def causal_conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    reset: Tensor | None = None,
+    overwrite_x: bool = False,
+) -> Tensor:
     """silu(bias + Σ_k weight[:, K-1-k] x_{t-k}), where no tap reaches behind a flow's first step.
+
+    With `overwrite_x` and no gradients the output may take the memory of `x`.
 
     Shapes (P sequences, L steps, E channels):
         x, returns: (P, L, E); weight: (E, K); bias: (E,)
         reset: (P, L) bool, true where a new flow begins
     """
     if cpu.supports(x):
-        return fused_conv(x, weight, bias, reset=reset)
+        return fused_conv(x, weight, bias, reset=reset, overwrite_x=overwrite_x)
     return conv_by_taps(x, weight, bias, reset=reset)
 
 

@@ -140,11 +140,13 @@ class Mamba1Mixer(Mixer):
         )
 
     def _scanned(self, u: Tensor, gate: Tensor | None, reset: Tensor | None) -> Tensor:
-        u = causal_conv(u, self.conv_weight, self.conv_bias, reset=reset)
+        """Convolve and scan; the caller needs `u` no longer."""
+        u = causal_conv(u, self.conv_weight, self.conv_bias, reset=reset, overwrite_x=True)
         delta, B, C = self._selected(u)
         return selective_scan(
-            u, delta, -self.A_log.exp(), B, C, self.D, gate, delta_bias=self.step_bias, reset=reset
-        )
+            u, delta, -self.A_log.exp(), B, C, self.D, gate,
+            delta_bias=self.step_bias, reset=reset, overwrite_u=True,
+        )  # fmt: skip
 
     def _selected(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         low, B, C = self.select(u).split([self.rank, self.d_state, self.d_state], dim=-1)
@@ -205,7 +207,7 @@ class Mamba2Mixer(Mixer):
 
     def _scanned(self, x: Tensor, reset: Tensor | None) -> tuple[Tensor, Tensor]:
         gate, mixed, delta = self._entered(x)
-        mixed = causal_conv(mixed, self.conv_weight, self.conv_bias, reset=reset)
+        mixed = causal_conv(mixed, self.conv_weight, self.conv_bias, reset=reset, overwrite_x=True)
         heads, B, C = self._headed(mixed)
         y, _ = ssd_scan(heads, self._step(delta), -self.A_log.exp(), B, C, self.D, reset=reset)
         return y, gate

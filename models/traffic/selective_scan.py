@@ -11,6 +11,7 @@ Where `reset` is set at t, h_{t-1} counts as zero: many short flows then share o
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, overload
 
 import torch
@@ -27,13 +28,13 @@ CHUNK = 16  # steps of one associative scan: 4 doublings, and 16 states held at 
 def selective_scan(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor | None = ...,
     *, delta_bias: Tensor | None = ..., delta_softplus: bool = ..., h0: Tensor | None = ...,
-    reset: Tensor | None = ..., return_last_state: Literal[False] = ...,
+    reset: Tensor | None = ..., overwrite_u: bool = ..., return_last_state: Literal[False] = ...,
 ) -> Tensor: ...  # fmt: skip
 @overload
 def selective_scan(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor | None = ...,
     *, delta_bias: Tensor | None = ..., delta_softplus: bool = ..., h0: Tensor | None = ...,
-    reset: Tensor | None = ..., return_last_state: Literal[True],
+    reset: Tensor | None = ..., overwrite_u: bool = ..., return_last_state: Literal[True],
 ) -> tuple[Tensor, Tensor]: ...  # fmt: skip
 
 
@@ -50,6 +51,7 @@ def selective_scan(
     delta_softplus: bool = True,
     h0: Tensor | None = None,
     reset: Tensor | None = None,
+    overwrite_u: bool = False,
     return_last_state: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Scan a batch of sequences.
@@ -59,22 +61,23 @@ def selective_scan(
         delta_softplus: without it, Δ = delta + delta_bias as it is.
         h0: the state before the first step; zero where it is left out.
         reset: true where a new flow begins.
+        overwrite_u: where no gradients are wanted, the output may take the memory of `u`.
         return_last_state: also give the state after the last step.
 
     Shapes (P sequences, L steps, E channels, N states):
         u, delta, z: (P, L, E); A: (E, N), negative; B, C: (P, L, N); D, delta_bias: (E,)
         h0 and last state: (P, N, E); reset: (P, L) bool; returns: (P, L, E)
     """
-    y, last = _fastest(u)(
+    y, last = _fastest(u, overwrite_u)(
         u, delta, A, B, C, D, z, delta_bias=delta_bias, delta_softplus=delta_softplus, h0=h0,
         reset=reset,
     )  # fmt: skip
     return (y, last) if return_last_state else y
 
 
-def _fastest(u: Tensor) -> Callable[..., tuple[Tensor, Tensor]]:
+def _fastest(u: Tensor, overwrite_u: bool) -> Callable[..., tuple[Tensor, Tensor]]:
     if cpu.supports(u):
-        return cpu_scan
+        return partial(cpu_scan, overwrite_u=overwrite_u)
     if cuda.supports(u):
         from models.traffic.cuda.scan import fused_scan as cuda_scan  # imports Triton
 

@@ -17,26 +17,43 @@ from models.traffic.cpu.workers import share
 WORK_PER_TAP = 0.3  # of one state of the scan
 
 
-def fused_conv(x: Tensor, weight: Tensor, bias: Tensor, *, reset: Tensor | None = None) -> Tensor:
+def fused_conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    reset: Tensor | None = None,
+    overwrite_x: bool = False,
+) -> Tensor:
     """`causal_conv`, where `cpu.supports` says so."""
-    apply: Any = _FusedConv.apply
-    y: Tensor = apply(x, weight, bias, reset)
+    if torch.is_grad_enabled():
+        apply: Any = _FusedConv.apply
+        y: Tensor = apply(x, weight, bias, reset)
+        return y
+    x = x.contiguous()
+    y = x if overwrite_x else torch.empty_like(x)
+    _convolve(x, weight.T.contiguous(), bias, reset, y=y)
     return y
+
+
+def _convolve(x: Tensor, taps: Tensor, bias: Tensor, reset: Tensor | None, *, y: Tensor) -> None:
+    """Fill `y`, which may be `x` itself; `taps` is (K, E)."""
+    rows, length, channels = x.shape
+    arrays: list[Any] = [flat_floats(each) for each in (x, taps, bias, y)]
+    starts = flat_bytes(reset)
+
+    def part(begin: int, end: int, low: int, high: int) -> None:
+        forward_kernel(*arrays, starts, length, channels, len(taps), begin, end, low, high)
+
+    share(part, rows, channels, LANES, work=int(x.numel() * len(taps) * WORK_PER_TAP))
 
 
 class _FusedConv(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, reset: Tensor | None) -> Tensor:
-        rows, length, channels = x.shape
-        x, taps = x.contiguous(), weight.T.contiguous()  # (K, E)
+        x, taps = x.contiguous(), weight.T.contiguous()
         y = torch.empty_like(x)
-        arrays: list[Any] = [flat_floats(each) for each in (x, taps, bias, y)]
-        starts = flat_bytes(reset)
-
-        def part(begin: int, end: int, low: int, high: int) -> None:
-            forward_kernel(*arrays, starts, length, channels, len(taps), begin, end, low, high)
-
-        share(part, rows, channels, LANES, work=int(x.numel() * len(taps) * WORK_PER_TAP))
+        _convolve(x, taps, bias, reset, y=y)
         ctx.save_for_backward(x, taps, bias, reset)
         return y
 
@@ -69,15 +86,18 @@ def forward_kernel(
     x: Floats, taps: Floats, bias: Floats, y: Floats, starts: Bytes,
     length: int, channels: int, width: int, begin: int, end: int, low: int, high: int,
 ) -> None:  # fmt: skip
-    """Rows from `begin` to `end`, channels from `low` to `high`."""
+    """Rows from `begin` to `end`, channels from `low` to `high`.
+
+    The last step first, which no other one looks at: `y` may be `x`.
+    """
+    since = np.empty(length, np.int64)  # steps of the same flow before this one
     for p in range(begin, end):
-        since = 0
         for t in range(length):
+            fresh = t == 0 or (starts.size > 0 and starts[p * length + t] != 0)
+            since[t] = 0 if fresh else since[t - 1] + 1
+        for t in range(length - 1, -1, -1):
             row = p * length + t
-            if starts.size > 0 and starts[row] != 0:
-                since = 0
-            reach = min(since, width - 1)
-            since += 1
+            reach = min(since[t], width - 1)
             for e in range(low, high, LANES):
                 before = _before(x, taps, bias, row, e, channels, width, reach)
                 store(y, row * channels + e, silu(before))

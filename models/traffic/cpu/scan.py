@@ -8,7 +8,7 @@ Arrays are flat inside the kernels: at(p, t, e) = (p L + t) E + e.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -53,13 +53,66 @@ def fused_scan(
     delta_softplus: bool = True,
     h0: Tensor | None = None,
     reset: Tensor | None = None,
+    overwrite_u: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """`selective_scan`, where `supports` says so; also gives the last state."""
     if delta_bias is None:
         delta_bias = torch.zeros_like(D)
-    apply: Any = _FusedScan.apply
-    y, last = apply(u, delta, A, B, C, D, z, delta_bias, h0, reset, delta_softplus)
-    return y, last
+    if torch.is_grad_enabled():
+        apply: Any = _FusedScan.apply
+        y, last = apply(u, delta, A, B, C, D, z, delta_bias, h0, reset, delta_softplus)
+        return y, last
+    inputs = _Inputs.laid_out(u, delta, A, B, C, D, z, delta_bias)
+    y = inputs.u if overwrite_u else torch.empty_like(inputs.u)
+    return y, _scanned(inputs, h0, reset, delta_softplus, y=y, marks=u.new_empty(0))
+
+
+class _Inputs(NamedTuple):
+    """What both kernels read, contiguous; `rates` is (N, E): exp(ΔA) = 2^(Δ rates)."""
+
+    u: Tensor
+    delta: Tensor
+    rates: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor
+    z: Tensor | None
+    bias: Tensor
+
+    @classmethod
+    def laid_out(
+        cls, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor,
+        z: Tensor | None, bias: Tensor,
+    ) -> _Inputs:  # fmt: skip
+        return cls(
+            u.contiguous(), delta.contiguous(), (A.detach().T * float(LOG2_E)).contiguous(),
+            B.contiguous(), C.contiguous(), D, None if z is None else z.contiguous(), bias,
+        )  # fmt: skip
+
+
+def _scanned(
+    inputs: _Inputs, h0: Tensor | None, reset: Tensor | None, softplus_: bool,
+    *, y: Tensor, marks: Tensor,
+) -> Tensor:  # fmt: skip
+    """Fill `y`, which may be `u` itself, and `marks` if it has room; gives the last state."""
+    rows, length, channels = inputs.u.shape
+    states = len(inputs.rates)
+    last = (
+        inputs.u.new_zeros(rows, states, channels)
+        if h0 is None
+        else h0.detach().clone(memory_format=torch.contiguous_format)
+    )
+    arrays: list[Any] = [flat_floats(each) for each in inputs]
+    starts = flat_bytes(reset)
+    results: list[Any] = [flat_floats(each) for each in (y, last, marks)]
+
+    def part(begin: int, end: int, low: int, high: int) -> None:
+        forward_kernel(
+            *arrays, starts, *results, length, channels, states, softplus_, begin, end, low, high
+        )
+
+    share(part, rows, channels, LANES, work=inputs.u.numel() * states)
+    return last
 
 
 class _FusedScan(torch.autograd.Function):
@@ -69,43 +122,25 @@ class _FusedScan(torch.autograd.Function):
         z: Tensor | None, bias: Tensor, h0: Tensor | None, reset: Tensor | None, softplus_: bool,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         rows, length, channels = u.shape
-        states = A.shape[1]
-        u, delta, B, C = u.contiguous(), delta.contiguous(), B.contiguous(), C.contiguous()
-        z = None if z is None else z.contiguous()
-        rates = (A.detach().T * float(LOG2_E)).contiguous()  # (N, E): exp(ΔA) = 2^(Δ rates)
-        y = torch.empty_like(u)
-        last = (
-            u.new_zeros(rows, states, channels)
-            if h0 is None
-            else h0.detach().clone(memory_format=torch.contiguous_format)
-        )
-        keep = any(ctx.needs_input_grad)
-        marks = u.new_empty((rows, -(-length // MARK), states, channels) if keep else 0)
-        arrays: list[Any] = [flat_floats(each) for each in (u, delta, rates, B, C, D, z, bias)]
-        starts = flat_bytes(reset)
-
-        def part(begin: int, end: int, low: int, high: int) -> None:
-            forward_kernel(
-                *arrays, starts, flat_floats(y), flat_floats(last), flat_floats(marks),
-                length, channels, states, softplus_, begin, end, low, high,
-            )  # fmt: skip
-
-        share(part, rows, channels, LANES, work=u.numel() * states)
-        if keep:
-            ctx.save_for_backward(u, delta, rates, B, C, D, z, bias, marks, reset)
-            ctx.softplus, ctx.has_h0 = softplus_, h0 is not None
+        inputs = _Inputs.laid_out(u, delta, A, B, C, D, z, bias)
+        y = torch.empty_like(inputs.u)
+        marks = u.new_empty((rows, -(-length // MARK), A.shape[1], channels))
+        last = _scanned(inputs, h0, reset, softplus_, y=y, marks=marks)
+        ctx.save_for_backward(*inputs, marks, reset)
+        ctx.softplus, ctx.has_h0 = softplus_, h0 is not None
         return y, last
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor, dlast: Tensor) -> tuple[Tensor | None, ...]:
-        u, delta, rates, B, C, D, z, bias, marks, reset = ctx.saved_tensors
+        *inputs, marks, reset = ctx.saved_tensors
+        u, _, rates, _, _, _, z, _ = inputs
         rows, length, channels = u.shape
         states = rates.shape[0]
         du, ddelta = torch.empty_like(u), torch.empty_like(u)
         dz = None if z is None else torch.empty_like(u)
         dh = dlast.contiguous().clone()
-        arrays: list[Any] = [flat_floats(each) for each in (u, delta, rates, B, C, D, z, bias)]
+        arrays: list[Any] = [flat_floats(each) for each in inputs]
         starts = flat_bytes(reset)
         results: list[Any] = [flat_floats(each) for each in (marks, dy, du, ddelta, dz, dh)]
 
@@ -147,7 +182,10 @@ def forward_kernel(
 ) -> None:  # fmt: skip
     """Rows from `begin` to `end`, channels from `low` to `high`.
 
-    `state` has the states before the first step, and then those after the last.
+    `state` has the states before the first step, and then those after the last. `y` may be `u`.
+
+    A softplus and a gate are long chains of operations, a division in each. In front of a loop over
+    states they would keep the processor from starting it, so they have passes of their own.
     """
     h = np.empty(states * FORWARD_WIDTH, np.float32)
     rate = np.empty(states * FORWARD_WIDTH, np.float32)
@@ -250,12 +288,13 @@ def backward_kernel(
                     row = p * length + first + k
                     fresh = starts.size > 0 and starts[row] != 0
                     for c in range(0, width, LANES):
-                        at = row * channels + left + c
-                        x = load(u, at)
-                        dt = load(delta, at) + load(bias, left + c)
+                        dt = load(delta, row * channels + left + c) + load(bias, left + c)
                         if softplus_:
                             dt = softplus(dt)
                         store(steps, k * BACKWARD_WIDTH + c, dt)
+                    for c in range(0, width, LANES):
+                        x = load(u, row * channels + left + c)
+                        dt = load(steps, k * BACKWARD_WIDTH + c)
                         written = dt * x
                         out = load(D, left + c) * x
                         for n in range(states):

@@ -4,11 +4,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.traffic.causal_conv import causal_conv, conv_by_taps
 from models.traffic.cpu import supports
 from models.traffic.cpu.norm import fused_norm
 from models.traffic.cpu.scan import fused_scan
 from models.traffic.cpu.workers import share
 from models.traffic.encoder import AT_ONCE, EncoderConfig, TrafficEncoder
+from models.traffic.selective_scan import scan_reference, selective_scan
 
 
 def test_a_result_does_not_depend_on_the_number_of_threads():
@@ -64,6 +66,37 @@ def test_the_norm_is_that_of_torch(rows, blocks, scale, seed):
     torch.testing.assert_close(
         fused_norm(turned, weight, eps=1e-5), wanted.transpose(0, 1), atol=1e-5, rtol=1e-5
     )
+
+
+@settings(deadline=None)
+@given(
+    rows=st.integers(1, 3), length=st.integers(1, 40), blocks=st.integers(1, 18),
+    gated=st.booleans(), begins=st.booleans(), seed=st.integers(0, 2**16),
+)  # fmt: skip
+def test_an_output_may_take_its_inputs_memory_and_does_so_only_where_it_is_told_to(
+    rows, length, blocks, gated, begins, seed
+):
+    generator = torch.Generator().manual_seed(seed)
+    channels = 16 * blocks
+    x, delta, z = (torch.randn(rows, length, channels, generator=generator) for _ in range(3))
+    B, C = (torch.randn(rows, length, 5, generator=generator) for _ in range(2))
+    A, D = -torch.rand(channels, 5, generator=generator), torch.ones(channels)
+    weight, bias = torch.randn(channels, 4, generator=generator), torch.zeros(channels)
+    reset = torch.rand(rows, length, generator=generator) < 0.2 if begins else None
+    gate = z if gated else None
+    convolved = conv_by_taps(x, weight, bias, reset=reset)
+    scanned, _ = scan_reference(x, delta, A, B, C, D, gate, reset=reset)
+    before = x.clone()
+    with torch.no_grad():
+        for overwrite in (False, True):
+            mine = x.clone()
+            y = causal_conv(mine, weight, bias, reset=reset, overwrite_x=overwrite)
+            torch.testing.assert_close(y, convolved, atol=1e-5, rtol=1e-4)
+            assert torch.equal(mine, y if overwrite else before)
+            mine = x.clone()
+            y = selective_scan(mine, delta, A, B, C, D, gate, reset=reset, overwrite_u=overwrite)
+            torch.testing.assert_close(y, scanned, atol=1e-4, rtol=1e-4)
+            assert torch.equal(mine, y if overwrite else before)
 
 
 def test_many_flows_are_encoded_as_few_are():
