@@ -198,7 +198,7 @@ def mixing(way: str) -> Iterator[None]:
 
 def _sequential_scan(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor | None,
-    *, delta_bias: Tensor, reset: Tensor | None,
+    *, delta_bias: Tensor, reset: Tensor | None, **_overwrite: bool,
 ) -> Tensor:  # fmt: skip
     assert reset is None
     step = functional.softplus(delta + delta_bias)
@@ -212,12 +212,16 @@ def _sequential_scan(
     return y if z is None else y * functional.silu(z)
 
 
-def _lean_scan(*tensors: Any, delta_bias: Tensor, reset: Tensor | None) -> Tensor:
+def _lean_scan(
+    *tensors: Any, delta_bias: Tensor, reset: Tensor | None, **_overwrite: bool
+) -> Tensor:
     y, _ = scan_reference(*tensors, delta_bias=delta_bias, reset=reset)
     return y
 
 
-def _torch_conv(x: Tensor, weight: Tensor, bias: Tensor, *, reset: Tensor | None) -> Tensor:
+def _torch_conv(
+    x: Tensor, weight: Tensor, bias: Tensor, *, reset: Tensor | None, **_overwrite: bool
+) -> Tensor:
     assert reset is None
     padding = weight.shape[1] - 1
     y = functional.conv1d(
