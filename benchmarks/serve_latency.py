@@ -213,7 +213,7 @@ def _side_by_side(
 
 
 def _swaps(ours: Server, place: Place, rate: float, *, seconds: float) -> dict[str, Any]:
-    """Promote ten times under load, beside a quiet stretch of the same length."""
+    """Promote ten times under load, as the dashboard does, beside a quiet stretch as long."""
     say("quiet load")
     rewrites = place.rewrites()
     options = {"connections": 64, "rate": rate, "seconds": seconds}
@@ -227,8 +227,9 @@ def _swaps(ours: Server, place: Place, rate: float, *, seconds: float) -> dict[s
             due = begin + (number + 0.5) * seconds / SWAPS  # evenly over the load
             time.sleep(max(0.0, due - time.perf_counter()))
             wanted = place.versions[number % 2]
-            place.registry.promote(MODEL_NAME, wanted, alias="champion")
             started = time.perf_counter()
+            promotion = client.post(f"/v1/models/{MODEL_NAME}/promote", json={"version": wanted})
+            promotion.raise_for_status()
             serves = functools.partial(_serves, client, wanted)
             until(serves, what=f"version {wanted}", seconds=30)
             switched.append(time.perf_counter() - started)

@@ -9,6 +9,8 @@ from collections.abc import Callable
 # Called between two pieces of long work.
 Pause = Callable[[], None]
 
+# What long work in a service may have of a core while others are answered.
+BESIDE_ANSWERS = 0.15
 # A piece of work that is shorter is not worth a pause of its own.
 _PIECE_S = 0.0015
 

@@ -202,15 +202,15 @@ class Registry:
             )
         return directory, manifest
 
-    def promote(self, model: str, version: str, *, alias: str) -> None:
-        """Point `alias` at `version`, after verifying its files.
+    def promote(self, model: str, version: str, *, alias: str, pause: Pause = no_pause) -> None:
+        """Point `alias` at `version`, after verifying its files; `pause` is called meanwhile.
 
         Raises:
             UnknownVersionError, CorruptVersionError
         """
         if not _NAME.fullmatch(alias):
             raise ValueError(f"'{alias}' is no name for an alias: use letters, digits, _ and -")
-        _, manifest = self.open(model, version)
+        _, manifest = self.open(model, version, pause=pause)
         with self._moving(model, alias):
             history: tuple[str, ...] = ()
             with suppress(UnknownVersionError, CorruptAliasError):  # a new one, or one to repair

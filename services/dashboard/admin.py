@@ -13,6 +13,7 @@ from fastapi import APIRouter, HTTPException
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from feature_store.error_memory.hashing import source_id
+from feature_store.pacing import BESIDE_ANSWERS, Unhurried
 from feature_store.registry import CorruptVersionError, Registry, RegistryError, UnknownVersionError
 from services.dashboard.memories import Memories, chosen
 from services.dashboard.versions import Model
@@ -88,7 +89,8 @@ def router(registry: Registry, memories: Memories) -> APIRouter:
         """Let a version serve, after its files were verified."""
         before = registry.aliases(model).get(request.alias)
         try:
-            registry.promote(model, request.version, alias=request.alias)
+            pause = Unhurried(BESIDE_ANSWERS)
+            registry.promote(model, request.version, alias=request.alias, pause=pause)
             version = registry.resolve(model, request.alias)
         except (RegistryError, OSError) as error:
             raise _problem(error) from error

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Mapping
 
 from feature_store.editions import RecommenderEdition
-from feature_store.pacing import Pause, Unhurried, no_pause
+from feature_store.pacing import BESIDE_ANSWERS, Pause, Unhurried, no_pause
 from feature_store.pseudonyms import differs
 from feature_store.registry import Registry, RegistryError
 from services.problems import ProblemError
@@ -23,8 +23,6 @@ from services.recommend.warm_up import RecentQueries, warm_up
 log = logging.getLogger(__name__)
 
 REDIS_AWAY = "redis is unreachable: answered from what was last known"
-# What loading a version may have of a core while another one answers.
-LOADING_SHARE = 0.15
 CHAMPION, CHALLENGER = "champion", "challenger"
 
 
@@ -99,7 +97,7 @@ class Versions:
         A version that is corrupt or fails its warm-up never serves: the one before stays.
         """
         # What is loaded before anyone is answered is waited for.
-        pause = Unhurried(LOADING_SHARE, hurry=self._closing) if self._arms else no_pause
+        pause = Unhurried(BESIDE_ANSWERS, hurry=self._closing) if self._arms else no_pause
         for arm, alias in self._aliases.items():
             try:
                 self._refresh_arm(arm, alias, changed=changed, pause=pause)
