@@ -26,7 +26,7 @@ def causal_conv(
         x, returns: (P, L, E); weight: (E, K); bias: (E,)
         reset: (P, L) bool, true where a new flow begins
     """
-    if cpu.supports(x):
+    if cpu.supports(x, weight, bias):
         return fused_conv(x, weight, bias, reset=reset, overwrite_x=overwrite_x)
     return conv_by_taps(x, weight, bias, reset=reset)
 

@@ -68,15 +68,18 @@ def selective_scan(
         u, delta, z: (P, L, E); A: (E, N), negative; B, C: (P, L, N); D, delta_bias: (E,)
         h0 and last state: (P, N, E); reset: (P, L) bool; returns: (P, L, E)
     """
-    y, last = _fastest(u, overwrite_u)(
+    floats = (u, delta, A, B, C, D, z, delta_bias, h0)
+    y, last = _fastest(*floats, overwrite_u=overwrite_u)(
         u, delta, A, B, C, D, z, delta_bias=delta_bias, delta_softplus=delta_softplus, h0=h0,
         reset=reset,
     )  # fmt: skip
     return (y, last) if return_last_state else y
 
 
-def _fastest(u: Tensor, overwrite_u: bool) -> Callable[..., tuple[Tensor, Tensor]]:
-    if cpu.supports(u):
+def _fastest(
+    u: Tensor, *others: Tensor | None, overwrite_u: bool
+) -> Callable[..., tuple[Tensor, Tensor]]:
+    if cpu.supports(u, *others):
         return partial(cpu_scan, overwrite_u=overwrite_u)
     if cuda.supports(u):
         from models.traffic.cuda.scan import fused_scan as cuda_scan  # imports Triton
@@ -167,7 +170,7 @@ def scan_step(
     Shapes:
         u, delta, z: (P, E); B, C: (P, N); state: (P, N, E); returns: (P, E), (P, N, E)
     """
-    if cpu.supports(u[:, None]):
+    if cpu.supports(u[:, None], delta, A, B, C, D, z, delta_bias, state):
         y, state = cpu_scan(
             u[:, None], delta[:, None], A, B[:, None], C[:, None], D, z[:, None],
             delta_bias=delta_bias, h0=state,

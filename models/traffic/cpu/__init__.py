@@ -17,11 +17,14 @@ from torch import Tensor
 from models.traffic.cpu.vector import LANES
 
 
-def supports(x: Tensor) -> bool:
-    """Whether the kernels take inputs like `x` (P, L, E)."""
+def supports(x: Tensor, *others: Tensor | None) -> bool:
+    """Whether the kernels take inputs like `x` (P, L, E), and `others`, of any shape, beside it.
+
+    Under autocast inputs are of two dtypes: the kernels would read one as if it were the other.
+    """
     return (
         x.device.type == "cpu"
-        and x.dtype == torch.float32
         and x.shape[-1] % LANES == 0
         and x.numel() > 0
+        and all(each is None or each.dtype == torch.float32 for each in (x, *others))
     )

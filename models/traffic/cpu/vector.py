@@ -202,8 +202,8 @@ for _operation, _name in (
 
 @compiled
 def falling_exp2(x: Any) -> Any:
-    """2^x for x below 127, at least 2^-125."""
-    x = maximum(x, splat(np.float32(-125.0)))
+    """2^x for x below 127, at least 2^-125; not a number where x is none."""
+    x = maximum(splat(np.float32(-125.0)), x)
     whole = _nearest(x)
     part = x - whole
     p = fma(splat(P5), part, splat(P4))
@@ -216,8 +216,8 @@ def falling_exp2(x: Any) -> Any:
 
 @compiled
 def exp2(x: Any) -> Any:
-    """2^x, between 2^-125 and 2^126 beyond which it is held."""
-    return falling_exp2(minimum(x, splat(np.float32(126.0))))
+    """2^x, between 2^-125 and 2^126 beyond which it is held; not a number where x is none."""
+    return falling_exp2(minimum(splat(np.float32(126.0)), x))
 
 
 @compiled
@@ -237,7 +237,7 @@ def silu(x: Any) -> Any:
 def softplus(x: Any) -> Any:
     """log(1 + exp(x)) = max(x, 0) + 2 artanh(e / (2 + e)) with e = exp(-|x|)."""
     zero, two = splat(np.float32(0.0)), splat(np.float32(2.0))
-    above = maximum(x, zero)
+    above = maximum(zero, x)
     e = falling_exp2((x - above - above) * splat(LOG2_E))
     s = e / (two + e)  # at most 1/3: eight terms of the series are enough for float32
     s2 = s * s

@@ -1,5 +1,6 @@
 import threading
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -46,9 +47,62 @@ def test_parts_cover_all_rows_and_channels_once():
 
 
 def test_what_the_kernels_cannot_take_is_left_to_torch():
-    assert supports(torch.zeros(1, 1, 32))
-    for other in (torch.zeros(1, 1, 31), torch.zeros(1, 1, 32).double(), torch.zeros(0, 1, 32)):
+    x = torch.zeros(1, 1, 32)
+    assert supports(x)
+    assert supports(x, torch.zeros(3), None)
+    for other in (torch.zeros(1, 1, 31), x.double(), torch.zeros(0, 1, 32)):
         assert not supports(other)
+    for other in (torch.zeros(3).double(), torch.zeros(3).bfloat16()):
+        assert not supports(x, other)
+
+
+@pytest.mark.parametrize("name", ["D", "z"])
+def test_inputs_of_two_dtypes_are_not_read_as_if_they_were_of_one(name):
+    generator = torch.Generator().manual_seed(0)
+    inputs = {each: torch.randn(2, 9, 32, generator=generator) for each in ("u", "delta", "z")}
+    inputs |= {each: torch.randn(2, 9, 4, generator=generator) for each in ("B", "C")}
+    inputs |= {"A": -torch.rand(32, 4, generator=generator), "D": torch.ones(32)}
+    wanted, _ = scan_reference(**inputs)
+    with torch.no_grad():
+        found = selective_scan(**inputs | {name: inputs[name].double()})
+    torch.testing.assert_close(found.float(), wanted, atol=1e-4, rtol=1e-4)
+    weight, bias = torch.ones(32, 4), torch.zeros(32)
+    wanted = conv_by_taps(inputs["u"], weight, bias)
+    found = causal_conv(inputs["u"], weight, bias.double())
+    torch.testing.assert_close(found.float(), wanted, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+def test_an_encoder_goes_through_autocast(gradients):
+    torch.manual_seed(0)
+    encoder = TrafficEncoder(EncoderConfig(d_model=32, layers=2)).eval()
+    tokens = torch.randn(3, 6, 32)
+    with torch.set_grad_enabled(gradients):
+        wanted = encoder.flow(tokens)
+        with torch.autocast("cpu", torch.bfloat16):
+            whole = encoder.flow(tokens)
+            state = encoder.initial_state(3)
+            for t in range(6):
+                _, state = encoder.step(tokens[:, t], state)
+            stepped = encoder.peek(state)
+    for found in (whole, stepped):
+        torch.testing.assert_close(found.float(), wanted, atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["u", "delta", "A", "B", "C", "D", "z", "delta_bias", "h0"])
+def test_what_is_no_number_stays_none(name):
+    generator = torch.Generator().manual_seed(0)
+    inputs = {each: torch.randn(2, 5, 32, generator=generator) for each in ("u", "delta", "z")}
+    inputs |= {each: torch.randn(2, 5, 4, generator=generator) for each in ("B", "C")}
+    inputs |= {"A": -torch.rand(32, 4, generator=generator), "h0": torch.ones(2, 4, 32)}
+    inputs |= {"D": torch.ones(32), "delta_bias": torch.ones(32)}
+    inputs[name].view(-1)[3] = torch.nan
+    for softplus in (True, False):
+        wanted, state = scan_reference(**inputs, delta_softplus=softplus)
+        found, last = selective_scan(**inputs, delta_softplus=softplus, return_last_state=True)
+        assert torch.equal(found.isnan(), wanted.isnan())
+        assert torch.equal(last.isnan(), state.isnan())
+    assert wanted.isnan().any() | state.isnan().any()
 
 
 @settings(deadline=None)
