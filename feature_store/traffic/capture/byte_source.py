@@ -99,39 +99,63 @@ class ByteSource:
 
     def _fill_gunzipped(self, buffer: NDArray[np.uint8]) -> int:
         while self._gunzip is not None and not self._broken:
+            if self._gunzip.eof and not self._next_member():
+                return 0
             compressed = self._head or self._gunzip.unconsumed_tail
             self._head = b""
             compressed = compressed or self._read(COMPRESSED_CHUNK_BYTES)
-            if not compressed:
-                # A followed file may simply not be written to its end yet.
-                if not self._gunzip.eof and (not self._follow or self._stop()):
-                    self._break_off()
-                return 0
-            try:
-                plain = self._gunzip.decompress(compressed, len(buffer))
-            except zlib.error:
-                self._break_off()
-                return 0
+            plain = self._decompressed(compressed, len(buffer))
             if self._gunzip.eof:
-                self._next_member(self._gunzip.unused_data)
+                self._head = self._gunzip.unused_data.lstrip(b"\0")
             if plain:
                 buffer[: len(plain)] = np.frombuffer(plain, np.uint8)
                 return len(plain)
+            if not compressed:
+                # A followed file may simply not be written to its end yet.
+                if not self._follow or self._stop():
+                    self._break_off()
+                return 0
         return 0
 
-    def _next_member(self, rest: bytes) -> None:
-        rest = rest.lstrip(b"\0")
-        while len(rest) < len(GZIP_MAGIC):
+    def _decompressed(self, compressed: bytes, most: int) -> bytes:
+        """What the next bytes hold, or what they held before damage."""
+        assert self._gunzip is not None
+        before = self._gunzip.copy()
+        try:
+            return self._gunzip.decompress(compressed, most)
+        except zlib.error:
+            self._break_off()
+            return _until_damage(before, compressed)
+
+    def _next_member(self) -> bool:
+        """Begin the member behind one that has ended; False where there is none, or none yet."""
+        while len(self._head) < len(GZIP_MAGIC):
             more = self._read(COMPRESSED_CHUNK_BYTES)
             if not more:
-                break
-            rest = (rest + more).lstrip(b"\0")
-        if rest.startswith(GZIP_MAGIC):
-            self._gunzip = zlib.decompressobj(zlib.MAX_WBITS | 16)
-            self._head = rest
-        elif rest:
+                if self._head and (not self._follow or self._stop()):
+                    self._break_off()
+                return False
+            self._head = (self._head + more).lstrip(b"\0")
+        if not self._head.startswith(GZIP_MAGIC):
             self._break_off()
+            return False
+        self._gunzip = zlib.decompressobj(zlib.MAX_WBITS | 16)
+        return True
 
     def _break_off(self) -> None:
         self._damage[Damage.GZIP_CORRUPT] += 1
         self._broken = True
+
+
+def _until_damage(gunzip: zlib._Decompress, compressed: bytes) -> bytes:
+    """What damaged bytes hold before the damage, which would raise in its stead. One byte after the
+    other, so that how much it is does not depend on how much was asked for at a time."""
+    plain = []
+    try:
+        for at in range(len(compressed)):
+            plain.append(gunzip.decompress(compressed[at : at + 1], 1))
+            while plain[-1]:
+                plain.append(gunzip.decompress(gunzip.unconsumed_tail, 1))
+    except zlib.error:
+        pass
+    return b"".join(plain)

@@ -143,6 +143,63 @@ def test_broken_gzip_gives_what_can_be_read() -> None:
     assert capture.damage[Damage.GZIP_CORRUPT] == 1
 
 
+@pytest.mark.parametrize("chunk_bytes", [64, 1000, 1 << 20])
+def test_damage_in_gzip_costs_nothing_before_it(chunk_bytes: int) -> None:
+    packed = bytearray(gzip.compress(pcap(PACKETS), mtime=0))
+    packed[-8] ^= 1  # the checksum, behind everything
+    packets, _, capture = read(bytes(packed), chunk_bytes=chunk_bytes)
+    assert packets == PACKETS
+    assert capture.damage == {Damage.GZIP_CORRUPT: 1}
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data(), st.integers(64, 3000))
+def test_how_much_of_a_broken_gzip_is_read_does_not_depend_on_chunks(
+    data: st.DataObject, chunk_bytes: int
+) -> None:
+    file = bytearray(gzip.compress(pcap(PACKETS * 20) + bytes(300), mtime=0))
+    for _ in range(data.draw(st.integers(0, 2))):
+        file[data.draw(st.integers(12, len(file) - 1))] = data.draw(st.integers(0, 255))
+    cut = bytes(file[: data.draw(st.integers(60, len(file)))])
+    try:
+        small = read(cut, chunk_bytes=chunk_bytes)
+    except NotACaptureError:
+        with pytest.raises(NotACaptureError):
+            read(cut)
+        return
+    whole = read(cut)
+    assert small[:2] == whole[:2]
+    assert small[2].damage == whole[2].damage
+
+
+class Arriving(io.RawIOBase):
+    """A file that has one piece more whenever a look found its end."""
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        self.pieces = pieces
+
+    def read(self, size: int = -1) -> bytes:
+        found = self.pieces[0][:size] if self.pieces else b""
+        if found:
+            self.pieces[0] = self.pieces[0][len(found) :]
+        else:
+            self.pieces = self.pieces[1:]
+        return found
+
+
+def test_a_followed_gzip_goes_on_wherever_it_was_cut() -> None:
+    file = pcap(PACKETS)
+    first, second = gzip.compress(file[:100]), gzip.compress(file[100:])
+    for cut in range(1, len(first + second)):
+        whole = first + second
+        stream = Arriving([whole[:cut], whole[cut:]])
+        with open_capture(
+            stream, follow=True, poll_s=0, stop=lambda stream=stream: not stream.pieces
+        ) as capture:
+            found = [batch.packet(i) for batch in capture for i in range(len(batch))]
+        assert (found, capture.damage) == (PACKETS, {}), cut
+
+
 @pytest.mark.parametrize(
     ("file", "reason"),
     [
