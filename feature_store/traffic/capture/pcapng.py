@@ -21,6 +21,9 @@ ENHANCED_PACKET = 6
 BYTE_ORDER_MAGIC = 0x1A2B3C4D
 # Wireshark's limit; a larger one is damage, as no writer makes it.
 MAX_BLOCK_BYTES = 16 << 20
+# Of one section; those beyond are damage, as a table without a bound would let a small compressed
+# file fill the memory.
+MAX_INTERFACES = 1 << 16
 # Keeps differences of two times inside int64: the year 2116.
 MAX_TIMESTAMP_NS = 1 << 62
 
@@ -44,7 +47,8 @@ class PcapngParser:
     def __init__(self, damage: Counter[Damage]) -> None:
         self._damage = damage
         self._big_endian = False
-        self._interfaces = np.zeros((0, 6), np.int64)
+        self._interfaces = np.zeros((4, 6), np.int64)  # the first `_described` of them
+        self._described = 0
         self._counters = np.zeros(3, np.int64)
         self.owed = 0
         self.finished = False
@@ -57,8 +61,9 @@ class PcapngParser:
         count = 0
         why = CONTROL_BLOCK
         while why == CONTROL_BLOCK:
+            interfaces = self._interfaces[: self._described]
             count, position, why = walk_blocks(
-                buffer, position, self._big_endian, self._interfaces, columns, count, self._counters
+                buffer, position, self._big_endian, interfaces, columns, count, self._counters
             )
             if why == CONTROL_BLOCK:
                 taken = self._read_control_block(buffer, position)
@@ -97,11 +102,15 @@ class PcapngParser:
             return 0
         if is_section:
             self._big_endian = big_endian
-            self._interfaces = np.zeros((0, 6), np.int64)
+            self._described = 0
+        elif self._described == MAX_INTERFACES:
+            self._damage[Damage.BAD_BLOCK] += 1
         else:
             block = buffer[at : at + size].tobytes()
-            row = read_interface(block, ">" if big_endian else "<")
-            self._interfaces = np.vstack([self._interfaces, row])
+            if self._described == len(self._interfaces):
+                self._interfaces = np.vstack([self._interfaces, np.zeros_like(self._interfaces)])
+            self._interfaces[self._described] = read_interface(block, ">" if big_endian else "<")
+            self._described += 1
         return size
 
     def _skip_if_large(self, buffer: NDArray[np.uint8], at: int) -> int:
@@ -252,7 +261,9 @@ def _nanoseconds(ticks: int, interface: NDArray[np.int64]) -> int:
         if ticks > MAX_TIMESTAMP_NS // interface[MULTIPLIER]:
             return -1
         result = ticks * interface[MULTIPLIER] // interface[DIVISOR]
-    if abs(interface[OFFSET_S]) > MAX_TIMESTAMP_NS // 1_000_000_000:
+    # Not by its size, as -2^63 has none.
+    furthest = MAX_TIMESTAMP_NS // 1_000_000_000
+    if interface[OFFSET_S] < -furthest or interface[OFFSET_S] > furthest:
         return -1
     result += interface[OFFSET_S] * 1_000_000_000
     if result < 0 or result >= MAX_TIMESTAMP_NS:

@@ -19,6 +19,7 @@ from feature_store.traffic.capture import (
     open_capture,
     open_interface,
 )
+from feature_store.traffic.capture.pcapng import MAX_INTERFACES
 
 from .conftest import batches_equal, block, enhanced, ethernet, interface, option, pcap, section
 
@@ -127,6 +128,29 @@ def test_a_record_that_cannot_be_true_ends_the_reading() -> None:
     packets, _, capture = read(file)
     assert packets == PACKETS
     assert capture.damage == {Damage.BAD_RECORD: 1}
+
+
+def test_any_number_of_interfaces_costs_as_much_as_its_bytes() -> None:
+    file = section() + interface() * MAX_INTERFACES + enhanced(PACKETS[0])
+    started = time.process_time()
+    packets, _, capture = read(file + enhanced(PACKETS[1], interface_id=MAX_INTERFACES - 1))
+    assert time.process_time() - started < 5
+    assert (packets, capture.damage) == (PACKETS[:2], {})
+    file += interface() * 2 + enhanced(PACKETS[1], interface_id=MAX_INTERFACES)
+    file += enhanced(PACKETS[2], interface_id=1)
+    packets, _, capture = read(file)
+    assert packets == [PACKETS[0], PACKETS[2]]
+    assert capture.damage == {Damage.BAD_BLOCK: 3}
+    file += section() + interface(link_type=113) + enhanced(PACKETS[3])
+    assert read(file)[0] == [PACKETS[0], PACKETS[2], PACKETS[3]]
+
+
+@pytest.mark.parametrize("offset", [-(2**63), -(2**62), 2**62, 2**63 - 1])
+def test_a_time_that_no_clock_showed_is_damage(offset: int) -> None:
+    options = option(14, struct.pack("<q", offset))
+    packets, times, capture = read(section() + interface(options=options) + enhanced(PACKETS[0], 7))
+    assert (packets, times) == (PACKETS[:1], [0])
+    assert capture.damage == {Damage.BAD_TIMESTAMP: 1}
 
 
 def test_gzip_of_both_in_several_members() -> None:
