@@ -193,7 +193,9 @@ def test_how_much_of_a_broken_gzip_is_read_does_not_depend_on_chunks(
         return
     whole = read(cut)
     assert small[:2] == whole[:2]
-    assert small[2].damage == whole[2].damage
+    # Behind a record that cannot be true nothing is read, what is damaged there or is not.
+    ended = small[2].damage[Damage.BAD_RECORD] or whole[2].damage[Damage.BAD_RECORD]
+    assert ended or small[2].damage == whole[2].damage
 
 
 class Arriving(io.RawIOBase):
