@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 MEDIA_TYPE = "application/problem+json"
 # A hostile body can hold a fault a byte; an answer names the first ones.
@@ -60,6 +61,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ProblemError, _problem)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(ClientDisconnect, _disconnected)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -109,6 +111,15 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     ).response(request.url.path)
     response.headers.update(error.headers or {})
     return response
+
+
+def disconnected() -> ProblemError:
+    """400 for a client that has gone: nobody reads it, and nothing has failed."""
+    return ProblemError(status=400, title="Client gone", detail="The client hung up.")
+
+
+async def _disconnected(request: Request, _: Exception) -> JSONResponse:
+    return disconnected().response(request.url.path)
 
 
 def unexpected() -> ProblemError:

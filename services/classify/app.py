@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Annotated, Any, BinaryIO, cast
 
 import orjson
 from fastapi import FastAPI, Path, Query, Request
 from fastapi.responses import StreamingResponse
+from prometheus_client import Counter
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 from starlette.types import Message
@@ -77,13 +79,15 @@ def create_app(settings: ClassifySettings) -> FastAPI:
 
 
 def _add_routes(app: FastAPI, service: ClassifyService, settings: ClassifySettings) -> None:
-    under_way = asyncio.Semaphore(settings.max_uploads)
+    refused = service.telemetry.uploads.labels("refused")
+    received = _Places(settings.max_received, "received", refused)
+    under_way = _Places(settings.max_uploads, "classified", refused)
 
     @app.post(
         CLASSIFY,
         tags=["classify"],
         openapi_extra=_BODY,
-        responses=documented(400, 413, 415, 422, 503),
+        responses=documented(400, 408, 413, 415, 422, 503),
     )
     async def classify(
         request: Request,
@@ -93,43 +97,18 @@ def _add_routes(app: FastAPI, service: ClassifyService, settings: ClassifySettin
     ) -> CaptureResponse | FlowsResponse:
         """Classify an uploaded capture (pcap or pcapng, plain or gzipped), as the body itself or
         as a form's file `capture`; or flows, by their features."""
-        if under_way.locked():
-            service.telemetry.uploads.labels("refused").inc()
-            raise ProblemError(
-                status=503,
-                title="Too busy",
-                detail=f"{settings.max_uploads} captures are being classified; ask again in 1 s",
-                headers={"Retry-After": "1"},
-            )
-        async with under_way:
-            kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-            if kind == "application/json":
-                body = await _bounded(request, MAX_JSON_BYTES).body()
-                try:
-                    flows = FlowsRequest.model_validate_json(body)
-                except ValidationError as error:
-                    raise invalid(error.errors(), within=("body",)) from error
-                return await asyncio.to_thread(service.classify_flows, flows)
-            bounded = _bounded(request, settings.max_upload_bytes)
-            if kind == "multipart/form-data":
-                async with bounded.form(max_files=1, max_fields=4) as form:
-                    file = form.get("capture")
-                    if not isinstance(file, UploadFile):
-                        raise ProblemError(
-                            status=422,
-                            title="Invalid request",
-                            detail="the form has no file `capture`",
-                        )
+        under_way.refuse_if_taken()
+        async with AsyncExitStack() as held:
+            # Whoever is slow to send holds nothing that those need who have sent.
+            async with received.one():
+                sent = await _received(request, settings, held)
+            async with under_way.one():
+                if isinstance(sent, FlowsRequest):
+                    return await asyncio.to_thread(service.classify_flows, sent)
+                async with _asked_still(request) as gone:
                     return await asyncio.to_thread(
-                        service.classify_capture, file.file, provisional=provisional
+                        service.classify_capture, sent, provisional=provisional, gone=gone.is_set
                     )
-            with tempfile.SpooledTemporaryFile(max_size=IN_MEMORY_BYTES) as spooled:
-                async for chunk in bounded.stream():
-                    await asyncio.to_thread(spooled.write, chunk)
-                spooled.seek(0)
-                return await asyncio.to_thread(
-                    service.classify_capture, cast(BinaryIO, spooled), provisional=provisional
-                )
 
     @app.post(LABELS, tags=["classify"], responses=documented(422, 503))
     async def labels(request: LabelsRequest | FlowLabel) -> LabelsResponse:
@@ -210,11 +189,96 @@ async def _listening(service: ClassifyService, *, final_only: bool) -> AsyncIter
             relay.leave()
 
 
-def _bounded(request: Request, limit: int) -> Request:
-    """The request, whose body may hold so many bytes.
+class _Places:
+    """So many at a time; whoever is one too many is refused at once."""
+
+    def __init__(self, most: int, what: str, refused: Counter) -> None:
+        """`what` is done with so many captures; `refused` counts."""
+        self._most = most
+        self._what = what
+        self._refused = refused
+        self._free = asyncio.Semaphore(most)
+
+    def refuse_if_taken(self) -> None:
+        """See the class.
+
+        Raises:
+            ProblemError: 503, all are taken.
+        """
+        if self._free.locked():
+            self._refused.inc()
+            raise ProblemError(
+                status=503,
+                title="Too busy",
+                detail=f"{self._most} captures are being {self._what}; ask again in 1 s",
+                headers={"Retry-After": "1"},
+            )
+
+    @asynccontextmanager
+    async def one(self) -> AsyncIterator[None]:
+        """Take a place for the length of the block; see `refuse_if_taken`."""
+        self.refuse_if_taken()
+        async with self._free:
+            yield
+
+
+async def _received(
+    request: Request, settings: ClassifySettings, held: AsyncExitStack
+) -> BinaryIO | FlowsRequest:
+    """What was sent: a capture, which stays readable while `held` is open, or flows.
 
     Raises:
-        ProblemError: 413, at once where its length is told, else while it is read.
+        ProblemError: it is too large or not what it should be, or does not come.
+    """
+    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if kind == "application/json":
+        body = await _bounded(request, MAX_JSON_BYTES, stalled_s=settings.stalled_s).body()
+        try:
+            return FlowsRequest.model_validate_json(body)
+        except ValidationError as error:
+            raise invalid(error.errors(), within=("body",)) from error
+    bounded = _bounded(request, settings.max_upload_bytes, stalled_s=settings.stalled_s)
+    if kind == "multipart/form-data":
+        form = await held.enter_async_context(bounded.form(max_files=1, max_fields=4))
+        file = form.get("capture")
+        if not isinstance(file, UploadFile):
+            raise ProblemError(
+                status=422, title="Invalid request", detail="the form has no file `capture`"
+            )
+        return file.file
+    spooled = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY_BYTES)  # noqa: SIM115
+    held.enter_context(spooled)
+    async for chunk in bounded.stream():
+        await asyncio.to_thread(spooled.write, chunk)
+    spooled.seek(0)
+    return cast(BinaryIO, spooled)
+
+
+@asynccontextmanager
+async def _asked_still(request: Request) -> AsyncIterator[threading.Event]:
+    """An event that is set when the client, whose body was read, has gone."""
+    gone = threading.Event()
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        gone.set()
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield gone
+    finally:
+        watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await watching
+
+
+def _bounded(request: Request, limit: int, *, stalled_s: float) -> Request:
+    """The request, whose body may hold so many bytes, and has to go on coming.
+
+    Raises:
+        ProblemError: 413, at once where its length is told, else while it is read; 408 when nothing
+            has come for `stalled_s`.
     """
     too_large = ProblemError(
         status=413,
@@ -229,7 +293,15 @@ def _bounded(request: Request, limit: int) -> Request:
 
     async def receive() -> Message:
         nonlocal taken
-        message = await request.receive()
+        try:
+            message = await asyncio.wait_for(request.receive(), stalled_s)
+        except TimeoutError as error:
+            raise ProblemError(
+                status=408,
+                title="Nothing came",
+                detail=f"the body is not whole, and nothing of it came for {stalled_s:g} s",
+                headers={"Connection": "close"},
+            ) from error
         taken += len(message.get("body", b""))
         if taken > limit:
             raise too_large

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from typing import BinaryIO
 
@@ -43,7 +43,7 @@ from services.classify.stream import ServedEdition, StreamClassifier, classify
 from services.classify.telemetry import TrafficTelemetry
 from services.classify.verdict import Verdict
 from services.names import unique_names
-from services.problems import ProblemError
+from services.problems import ProblemError, disconnected
 
 log = logging.getLogger(__name__)
 
@@ -102,11 +102,13 @@ class ClassifyService:
             self._watcher = threading.Thread(target=self._watch, args=(self._settings.watch,))
             self._watcher.start()
 
-    def classify_capture(self, capture: BinaryIO, *, provisional: bool) -> CaptureResponse:
-        """Verdicts on a capture that was uploaded.
+    def classify_capture(
+        self, capture: BinaryIO, *, provisional: bool, gone: Callable[[], bool] = lambda: False
+    ) -> CaptureResponse:
+        """Verdicts on a capture that was uploaded, unless whoever asked is `gone` before its end.
 
         Raises:
-            ProblemError: 503 without a model; 422 when it is no capture.
+            ProblemError: 503 without a model; 422 when it is no capture; 400 when nobody asks.
         """
         served = self._serving()
         classifier = StreamClassifier(served, corrector=self._memory)
@@ -114,7 +116,9 @@ class ClassifyService:
         left_out = 0
         try:
             with open_capture(capture) as packets:
-                for found in classify(Source(packets, None, "upload"), classifier):
+                for found in classify(Source(packets, None, "upload"), classifier, stop=gone):
+                    if gone():
+                        break
                     self._emit(found)
                     for verdict in found:
                         if not provisional and not verdict.final:
@@ -130,6 +134,9 @@ class ClassifyService:
             raise ProblemError(
                 status=422, title="Not a capture", detail=f"the upload is no capture: {reason}"
             ) from error
+        if gone():
+            self.telemetry.uploads.labels("abandoned").inc()
+            raise disconnected()
         self.telemetry.uploads.labels("classified").inc()
         outcomes = classifier.meter.outcomes
         return CaptureResponse(

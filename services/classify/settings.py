@@ -42,6 +42,8 @@ class ClassifySettings(BaseModel):
         watch: a live source, or None.
         max_upload_bytes: a larger capture is refused.
         max_uploads: captures that are classified at the same time; more are refused.
+        max_received: bodies that are received at the same time; more are refused.
+        stalled_s: a body of which nothing has come for so long is given up.
         max_verdicts: of one answer; what is left out is counted.
         refresh_s: how often the alias is looked at.
         code_version: shown in the OpenAPI document.
@@ -58,6 +60,8 @@ class ClassifySettings(BaseModel):
     watch: Watch | None = None
     max_upload_bytes: int = Field(64_000_000, ge=1)
     max_uploads: int = Field(2, ge=1)
+    max_received: int = Field(32, ge=1)
+    stalled_s: float = Field(20.0, gt=0)
     max_verdicts: int = Field(10_000, ge=1)
     refresh_s: float = Field(1.0, gt=0)
     code_version: str = "unknown"

@@ -21,7 +21,7 @@ from feature_store.traffic.flows import HEADER_FIELDS
 from services.classify.app import create_app
 from services.classify.settings import ClassifySettings, Watch
 from services.classify.stream import ServedEdition, StreamClassifier
-from tests.services.classify.conftest import packets_of, publish, verdicts_of
+from tests.services.classify.conftest import packets_of, publish, verdicts_of, write_mixed
 
 
 @contextmanager
@@ -183,6 +183,76 @@ def test_an_upload_beyond_the_limit_is_refused(
         ):
             assert "bytes" in problem(client.post("/v1/classify", **upload), 413)
         assert client.post("/v1/classify", json={"flows": []}).status_code == 422
+
+
+@contextmanager
+def uploading(client: httpx.Client, begun: bytes, *, length: int) -> Iterator[socket.socket]:
+    """An upload of which the service has begun to read, and has `begun` alone."""
+    client.get("/openapi.json")  # it listens
+    with socket.create_connection((client.base_url.host, client.base_url.port)) as stalled:
+        stalled.sendall(
+            b"POST /v1/classify HTTP/1.1\r\nhost: test\r\nexpect: 100-continue\r\n"
+            b"content-length: %d\r\n\r\n" % length
+        )
+        assert stalled.recv(1000).startswith(b"HTTP/1.1 100")
+        stalled.sendall(begun)
+        yield stalled
+
+
+def test_a_client_that_sends_nothing_keeps_nobody_waiting(
+    version: str, settings: Settings, mixed: Path
+) -> None:
+    body = mixed.read_bytes()
+    with (
+        serving(settings(max_uploads=1, stalled_s=2)) as client,
+        uploading(client, body[:100], length=len(body)) as stalled,
+    ):
+        assert client.post("/v1/classify", content=body).status_code == 200
+        assert stalled.recv(1000).startswith(b"HTTP/1.1 408")
+
+
+def test_uploads_that_are_received_at_the_same_time_have_a_bound(
+    version: str, settings: Settings, mixed: Path
+) -> None:
+    body = mixed.read_bytes()
+    with serving(settings(max_received=1)) as client:
+        with uploading(client, body[:100], length=len(body)) as slow:
+            assert "busy" in problem(client.post("/v1/classify", content=body), 503)
+            slow.sendall(body[100:])
+            assert slow.recv(1000).startswith(b"HTTP/1.1 200")
+        assert client.post("/v1/classify", content=body).status_code == 200
+
+
+def test_a_client_that_hangs_up_is_no_failure(
+    client: httpx.Client, mixed: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    body = mixed.read_bytes()
+    with uploading(client, body[:100], length=len(body)):
+        pass
+    assert client.post("/v1/classify", content=body).status_code == 200
+    assert not caplog.records
+
+
+def test_an_upload_whose_client_has_gone_is_not_read_to_its_end(
+    version: str, settings: Settings, tmp_path: Path, mixed: Path
+) -> None:
+    many = write_mixed(tmp_path / "many.pcap", flows=900, seed=1, spread_s=1e6).read_bytes()
+    with (
+        serving(settings(max_uploads=1)) as client,
+        client.stream("GET", "/v1/verdicts?final=true") as final,
+    ):
+        lines = final.iter_lines()
+        assert "uploads" in next(lines)  # now it listens
+        with uploading(client, many, length=len(many)):
+            events(lines, 1)
+        deadline = time.monotonic() + 60
+        while (answer := client.post("/v1/classify", content=mixed.read_bytes())).is_error:
+            assert time.monotonic() < deadline
+        ids = {each["prediction_id"] for each in answer.json()["verdicts"]}
+        before = 1
+        while events(lines, 1)[0]["prediction_id"] not in ids:
+            before += 1
+    assert before < 2_700
 
 
 def test_without_a_model_it_says_how_to_make_one_and_serves_it_once_it_is_there(
