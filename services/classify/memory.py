@@ -47,6 +47,7 @@ from feature_store.online.headroom import SHARE
 from feature_store.traffic.features import Tier
 from feature_store.traffic.flows.packing import unpack_flows
 from services.classify.replicas import RecentStream
+from services.classify.retry import Retry
 from services.classify.stream import ServedEdition
 from services.classify.verdict import Verdict
 from services.classify.waiting import WaitingVerdict
@@ -56,7 +57,6 @@ FloatArray = NDArray[np.float32]
 
 FLOW = "flow"  # a prediction's only case
 WAIT_FOR_LABEL_S = 3 * 3600
-RETRY_S = 1.0
 LOOK_EVERY_S = 1.0  # at Redis's memory
 # Of a client that is given here: longer than the replica waits for something new.
 REDIS_TIMEOUT_S = 2.0
@@ -157,7 +157,8 @@ class TrafficMemory:
         self._on_label = on_label
         self._recent = recent
         self._headroom = Headroom("verdicts", share=redis_share)
-        self._retry_at = self._look_at = 0.0
+        self._retry = Retry(monotonic)
+        self._look_at = 0.0
         self._own = served.edition.classes
         self._width = len(self._own) + NEW_CLASSES
         self._new: tuple[str, ...] = ()
@@ -222,7 +223,7 @@ class TrafficMemory:
         final = [each for each in verdicts if each.final]
         if not final:
             return
-        if self._monotonic() < self._retry_at:
+        if not self._retry.is_due:
             self.dropped += len(final)
             return
         pipeline = self._redis.pipeline(transaction=False)
@@ -230,13 +231,13 @@ class TrafficMemory:
             self._recent.add(pipeline, final)
         kept = 0
         try:
-            if self._has_room():
-                self._keep(pipeline, final)
-                kept = len(final)
-            pipeline.execute()
+            with self._retry.asking():
+                if self._has_room():
+                    self._keep(pipeline, final)
+                    kept = len(final)
+                pipeline.execute()
         except redis.RedisError:
             kept = 0
-            self._retry_at = self._monotonic() + RETRY_S
         self.dropped += len(final) - kept
 
     def learn(self, labels: Sequence[Label]) -> list[Learned]:

@@ -20,9 +20,9 @@ import orjson
 import redis
 
 from services.classify.neighbours import KEPT, RecentFlows
+from services.classify.retry import RETRY_S, Retry
 from services.classify.verdict import Verdict
 
-RETRY_S = 1.0
 # How long it may take a replica that speaks to notice that another one listens.
 LOOK_EVERY_S = 0.05
 _WAIT_S = 0.2
@@ -101,6 +101,7 @@ class Relay:
         self._monotonic = monotonic
         self._origin = os.urandom(_ORIGIN_BYTES)
         self._look_at = 0.0
+        self._retry = Retry(monotonic)
         self._wanted = False
         self._listeners = 0
         self._lock = threading.Lock()
@@ -113,11 +114,12 @@ class Relay:
         if not verdicts or not self._is_wanted():
             return
         try:
-            for first in range(0, len(verdicts), _TOGETHER):
-                told = [each.to_json() for each in verdicts[first : first + _TOGETHER]]
-                self._redis.publish(self._channel, self._origin + orjson.dumps(told))
+            with self._retry.asking():
+                for first in range(0, len(verdicts), _TOGETHER):
+                    told = [each.to_json() for each in verdicts[first : first + _TOGETHER]]
+                    self._redis.publish(self._channel, self._origin + orjson.dumps(told))
         except redis.RedisError:
-            self._wanted, self._look_at = False, self._monotonic() + RETRY_S
+            self._wanted = False
 
     def join(self) -> None:
         """Another listener here."""
@@ -149,13 +151,14 @@ class Relay:
     def _is_wanted(self) -> bool:
         """Whether somebody listens elsewhere, as it was at the last look."""
         now = self._monotonic()
-        if now >= self._look_at:
+        if now >= self._look_at and self._retry.is_due:
             self._look_at = now + LOOK_EVERY_S
             try:
-                ((_, listening),) = self._redis.pubsub_numsub(self._channel)
+                with self._retry.asking():
+                    ((_, listening),) = self._redis.pubsub_numsub(self._channel)
                 self._wanted = listening > self._listening.is_set()
             except redis.RedisError:
-                self._wanted, self._look_at = False, now + RETRY_S
+                self._wanted = False
         return self._wanted
 
     def _listen(self) -> None:

@@ -8,15 +8,14 @@ from collections.abc import Callable, Sequence
 import orjson
 import redis
 
+from services.classify.retry import Retry
 from services.classify.verdict import Verdict
-
-RETRY_S = 1.0
 
 
 class RedisStream:
     """One entry a verdict, field `verdict` as JSON; the stream keeps about the newest `length`.
 
-    When the server is gone verdicts are dropped and counted, and it is asked again once a second.
+    When the server is gone verdicts are dropped and counted, and it is asked again (`Retry`).
 
     Attributes:
         dropped: verdicts that did not reach the stream.
@@ -36,15 +35,14 @@ class RedisStream:
         self._name = name
         self._length = length
         self._final_only = final_only
-        self._monotonic = monotonic
-        self._retry_at = 0.0
+        self._retry = Retry(monotonic)
 
     def write(self, verdicts: Sequence[Verdict]) -> None:
         """See `Sink`."""
         chosen = [each for each in verdicts if each.final or not self._final_only]
         if not chosen:
             return
-        if self._monotonic() < self._retry_at:
+        if not self._retry.is_due:
             self.dropped += len(chosen)
             return
         pipeline = self._redis.pipeline(transaction=False)
@@ -52,10 +50,10 @@ class RedisStream:
             encoded = orjson.dumps(verdict.to_json())
             pipeline.xadd(self._name, {"verdict": encoded}, maxlen=self._length, approximate=True)
         try:
-            pipeline.execute()
+            with self._retry.asking():
+                pipeline.execute()
         except redis.RedisError:
             self.dropped += len(chosen)
-            self._retry_at = self._monotonic() + RETRY_S
 
     def close(self) -> None:
         """See `Sink`."""

@@ -1,6 +1,9 @@
 import io
 import json
+import socket
 import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import orjson
@@ -9,7 +12,8 @@ import redis
 from rich.console import Console
 
 from feature_store.online import EmbeddedRedis, connect
-from services.classify.sinks import Hub, JsonLines, LiveTable, RedisStream
+from services.classify.replicas import Relay
+from services.classify.sinks import Hub, JsonLines, LiveTable, RedisStream, Sink
 from services.classify.stream import ServedEdition, StreamClassifier
 from services.classify.verdict import Verdict
 from tests.event_loop import run_alone
@@ -65,6 +69,40 @@ def test_a_redis_that_is_gone_costs_verdicts_and_not_the_stream(
         assert sink.dropped == 7
         assert client.xlen("verdicts") == 7
         client.close()
+
+
+@pytest.mark.parametrize("kind", ["stream", "relay"])
+def test_a_redis_that_hangs_is_not_waited_for_again_and_again(
+    kind: str, verdicts: list[Verdict]
+) -> None:
+    elsewhere = 0.0
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.setblocking(False)
+        client = connect(f"redis://127.0.0.1:{silent.getsockname()[1]}", timeout_s=0.2)
+
+        def monotonic() -> float:
+            return time.monotonic() + elsewhere
+
+        def asked() -> bool:
+            sink.write(verdicts[:1])
+            connections = 0
+            with suppress(BlockingIOError):
+                while True:
+                    silent.accept()[0].close()
+                    connections += 1
+            return connections > 0
+
+        sink: Sink = (
+            RedisStream(client, "verdicts", monotonic=monotonic)
+            if kind == "stream"
+            else Relay(client, tenant="test", monotonic=monotonic)
+        )
+        assert asked()
+        elsewhere += 1.5  # what else is done with verdicts takes its time
+        assert not asked()
+        elsewhere += 60
+        assert asked()
+        sink.close()
 
 
 def test_listeners_hear_what_another_thread_says(verdicts: list[Verdict]) -> None:
