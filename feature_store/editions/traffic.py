@@ -9,8 +9,10 @@ from pathlib import Path
 import lightgbm
 import numpy as np
 import torch
+from lightgbm.basic import LightGBMError
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
+from safetensors import SafetensorError
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
@@ -221,18 +223,42 @@ class TrafficEdition:
         """
         card = _Card.model_validate_json((directory / _CARD).read_text())
         network = build_network(card.embedding, card.encoder, len(card.classes))
-        network.load_state_dict(load_file(directory / _NETWORK))
         tree_file, forest_file = directory / _TREE, directory / _FOREST
-        keys = load_arrays(directory / _KEYS)
+        try:
+            network.load_state_dict(load_file(directory / _NETWORK))
+            tree = _read_tree(tree_file) if tree_file.exists() else None
+            keys = load_arrays(directory / _KEYS)
+            key_space = KeySpace(keys["centre"], keys["scale"])
+        except (SafetensorError, LightGBMError, RuntimeError, KeyError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{directory} holds no traffic edition: {reason}") from error
+        if not all(bool(each.isfinite().all()) for each in network.state_dict().values()):
+            # Its verdicts would be no numbers either, and go into the memory of errors.
+            raise ValueError(
+                f"{directory} holds no traffic edition: the network has weights that are no finite "
+                "numbers"
+            )
         return cls(
             classes=card.classes,
             tier=card.tier,
             network=network.to(device).eval(),
-            tree=lightgbm.Booster(model_file=str(tree_file)) if tree_file.exists() else None,
+            tree=tree,
             decision=card.decision,
-            keys=KeySpace(keys["centre"], keys["scale"]),
+            keys=key_space,
             forest=RandomForest.load(forest_file) if forest_file.exists() else None,
         )
+
+
+def _read_tree(file: Path) -> lightgbm.Booster:
+    """What LightGBM saved; of a file that was cut among its trees it would abort the process.
+
+    Raises:
+        LightGBMError: it is no model.
+    """
+    text = file.read_text(errors="replace")
+    if "\nend of trees" not in text:
+        raise LightGBMError(f"{file.name} ends before its trees do")
+    return lightgbm.Booster(model_str=text)
 
 
 def _log(probability: FloatArray) -> FloatArray:

@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from feature_store.editions.traffic import UNKNOWN, TrafficEdition
 from feature_store.error_memory import KeySpace
@@ -120,6 +122,39 @@ def test_an_edition_that_was_saved_answers_as_before(
         edition.classify(parts.test.flows).probability,
         atol=1e-6,
     )
+
+
+def test_files_that_are_no_edition_are_refused_in_one_line(
+    edition: TrafficEdition, tmp_path: Path
+) -> None:
+    def not_a_number(network: Path) -> None:
+        weights = load_file(network)
+        next(iter(weights.values())).view(-1)[0] = torch.nan
+        save_file(weights, network)
+
+    def of_another_shape(network: Path) -> None:
+        save_file({name: each[:1] for name, each in load_file(network).items()}, network)
+
+    def cut(file: Path) -> None:
+        whole = file.read_bytes()
+        file.write_bytes(whole[: len(whole) // 2])
+
+    for number, (name, spoil) in enumerate(
+        [
+            ("network.safetensors", not_a_number),
+            ("network.safetensors", of_another_shape),
+            ("network.safetensors", cut),
+            ("keys.safetensors", cut),
+            ("tree.txt", cut),
+        ]
+    ):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        edition.save(folder)
+        spoil(folder / name)
+        with pytest.raises(ValueError, match="no traffic edition") as refused:
+            TrafficEdition.load(folder)
+        assert "\n" not in str(refused.value)
 
 
 def test_an_error_is_remembered_under_verdict_and_hidden_vector(
