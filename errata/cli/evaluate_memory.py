@@ -166,10 +166,13 @@ def open_subject(
 
 def served_policy(model: str) -> Any:
     """The policy that `errata serve` begins with."""
-    from services.classify.memory import POLICY
+    if model == TRAFFIC:
+        from services.classify.memory import POLICY
+
+        return POLICY
     from services.recommend.memory_policy import DEFAULT_POLICY
 
-    return POLICY if model == TRAFFIC else DEFAULT_POLICY
+    return DEFAULT_POLICY
 
 
 def seconds(period: str) -> float:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
-from errata.cli.evaluate_memory import Kind, open_subject
+from errata.cli.evaluate_memory import Kind, open_subject, served_policy
 from errata.cli.options import Json
 from errata.cli.serve import redis_url
 from errata.console import out, print_json
@@ -20,9 +21,11 @@ from errata.settings import Settings
 from feature_store.registry.names import RECOMMENDER, TRAFFIC
 
 if TYPE_CHECKING:
+    from feature_store.editions.traffic import TrafficEdition
     from feature_store.error_memory.batch import ErrorBatch
     from feature_store.error_memory.log import MemoryLog
     from feature_store.error_memory.replica import MemoryReplica
+    from feature_store.registry import Registry
 
 Model = Annotated[str, typer.Option("--model", help="Name of the model.")]
 Version = Annotated[str, typer.Option("--version", help="A version, or an alias.")]
@@ -47,22 +50,26 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Entries, mixing weights, whether the gate is open, and what the memory is worth.
 
+        Read from the stream as every replica reads it; `reads` and `hits` are what services have
+        told of all their replicas.
+
         `excess_loss` is the corrected log loss minus the model's own, lately: below 0 it helps.
         `drift` is the model's own error in the window that ADWIN keeps, and how often it rose;
         `alarm` is the last rise that nobody has answered with `errata retrain`.
         """
         from feature_store.error_memory.drift import DriftFlag
+        from feature_store.error_memory.usage import told
 
-        with _log(model, version, tenant) as log:
-            replica = _replica(log)
+        with _opened(model, version, tenant) as opened:
+            log, replica = opened.log, opened.replica
             facts: dict[str, Any] = {
                 "model": model,
                 "version": log.version,
                 "position": log.position(),
                 "decisions": [each.kind for each in log.controls()[0]],
             }
-            if replica is not None:
-                facts |= asdict(replica.memory.stats()) | {"drift": asdict(replica.drift)}
+            facts |= asdict(replica.memory.stats()) | asdict(told(log))
+            facts["drift"] = asdict(replica.drift)
             facts["alarm"] = DriftFlag(log.client, model=model, tenant=tenant).read()
         if json:
             print_json(facts)
@@ -86,7 +93,8 @@ def register(app: typer.Typer) -> None:
         json: Json = False,
     ) -> None:
         """Print the newest entries: when, from which source, label, prediction, error."""
-        with _log(model, version, tenant) as log:
+        with _opened(model, version, tenant) as opened:
+            log = opened.log
             after = max(log.position() - n - 4096, 0)
             rows = [row for _, batch in log.entries(after=after) for row in _rows(batch)][-n:]
         if json:
@@ -109,18 +117,16 @@ def register(app: typer.Typer) -> None:
         the model's probability, and what it becomes."""
         from feature_store.error_memory.outcomes import Outcomes
 
-        with _log(model, version, tenant) as log:
+        with _opened(model, version, tenant) as opened:
+            log = opened.log
             outcomes = Outcomes(log.client, lambda _, batch: log.append(batch), tenant=tenant)
             served = outcomes.served(prediction_id)
             if served is None:
                 raise ValueError(
                     f"no prediction '{prediction_id}' is kept: it never was, or its time is over"
                 )
-            replica = _replica(log)
             batch = served.batch
-            corrected = batch.predictions
-            if replica is not None:
-                corrected = replica.read(batch.keys, batch.predictions).corrected
+            corrected = opened.replica.read(batch.keys, batch.predictions).corrected
         rows = [
             {
                 "item": name,
@@ -156,9 +162,9 @@ def register(app: typer.Typer) -> None:
         # Of recommendations the user is the source.
         if model == RECOMMENDER and (pseudonyms := Settings().pseudonyms) is not None:
             source = pseudonyms(source)
-        with _log(model, version, tenant) as log:
-            log.forget_source(source)
-        out.print(f"'{source}' is forgotten by {model} {log.version}")
+        with _opened(model, version, tenant) as opened:
+            opened.log.forget_source(source)
+        out.print(f"'{source}' is forgotten by {model} {opened.log.version}")
 
     @group.command()
     def off(
@@ -212,12 +218,12 @@ def register(app: typer.Typer) -> None:
             stream = open_subject(kind, version, data, reporter=Terminal()).stream
             tuning = choose(stream, delays=(256,), reporter=Terminal())
         else:
-            with _log(model, version, tenant) as log:
-                stream = of_entries([batch for _, batch in log.entries()])
+            with _opened(model, version, tenant) as opened:
+                stream = of_entries([batch for _, batch in opened.log.entries()])
             tuning = choose(stream, delays=(256,), reporter=Terminal())
         if apply:
-            with _log(model, version, tenant) as log:
-                log.decide("policy", **tuning.policy.model_dump(mode="json"))
+            with _opened(model, version, tenant) as opened:
+                opened.log.decide("policy", **tuning.policy.model_dump(mode="json"))
         best = tuning.best
         facts = {
             "events": len(stream),
@@ -245,42 +251,54 @@ def _holds_days(folder: Path) -> bool:
     return any(folder.glob("[12][0-9][0-9][0-9].[01][0-9].[0-3][0-9].*"))
 
 
+@dataclass(frozen=True)
+class _Opened:
+    """A version whose memory is looked at; `url` is the Redis that holds it."""
+
+    registry: Registry
+    url: str
+    log: MemoryLog
+
+    @cached_property
+    def edition(self) -> TrafficEdition:
+        """Of a traffic classifier."""
+        from feature_store.editions.traffic import TrafficEdition
+
+        directory, _ = self.registry.open(self.log.model, self.log.version)
+        return TrafficEdition.load(directory)
+
+    @cached_property
+    def replica(self) -> MemoryReplica:
+        """The memory as a replica of the service has it."""
+        from pipelines.scoring.memory import MemorySource
+
+        model, version = self.log.model, self.log.version
+        source = MemorySource(self.url, served_policy(model), self.log.tenant)
+        if model != TRAFFIC:
+            return source.of_lists(version, model=model)
+        width, own = self.edition.keys.centre.shape[0], len(self.edition.classes)
+        return source.of_classes(version, d=width, classes=own)
+
+
 @contextmanager
-def _log(model: str, version: str, tenant: str) -> Iterator[MemoryLog]:
+def _opened(model: str, version: str, tenant: str) -> Iterator[_Opened]:
     from feature_store.error_memory.log import MemoryLog
     from feature_store.online import connect
     from feature_store.registry import Registry
 
     settings = Settings()
-    resolved = Registry(settings.registry).resolve(model, version)
+    registry = Registry(settings.registry, cache=settings.home / "cache" / "registry")
+    resolved = registry.resolve(model, version)
     with redis_url(settings) as url:
-        yield MemoryLog(connect(url, timeout_s=10), model=model, version=resolved, tenant=tenant)
-
-
-def _replica(log: MemoryLog) -> MemoryReplica | None:
-    """The memory as a replica has it, or None before the first entry."""
-    from feature_store.error_memory import MemoryPolicy
-    from feature_store.error_memory.replica import MemoryReplica
-    from services.recommend.memory_policy import DEFAULT_POLICY
-
-    first = next(log.entries(), None)
-    if first is None:
-        return None
-    _, batch = first
-    replica = MemoryReplica(
-        log,
-        DEFAULT_POLICY if batch.labels.shape[1] == 1 else MemoryPolicy(),
-        d=batch.keys.shape[1],
-        n_classes=batch.labels.shape[1],
-    )
-    replica.catch_up()
-    return replica
+        client = connect(url, timeout_s=10)
+        log = MemoryLog(client, model=model, version=resolved, tenant=tenant)
+        yield _Opened(registry, url, log)
 
 
 def _decide(kind: str, model: str, version: str, tenant: str) -> None:
-    with _log(model, version, tenant) as log:
-        log.decide(kind)
-    out.print(f"{model} {log.version}: {kind}")
+    with _opened(model, version, tenant) as opened:
+        opened.log.decide(kind)
+    out.print(f"{model} {opened.log.version}: {kind}")
 
 
 def _rows(batch: ErrorBatch) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
+from feature_store.error_memory.log import MemoryLog
 from feature_store.error_memory.remembered import Remembered
 
 
@@ -37,7 +38,7 @@ class Usage:
         here = Used(stats.reads, stats.hits)
         if not each.replica.fresh:
             return here
-        key = f"{each.log.key}:usage"
+        key = _key(each.log)
         with self._lock:
             told = self._told.get(key, _NEVER)
             if here.reads < told.reads:  # the memory was rebuilt, and counts anew
@@ -48,3 +49,17 @@ class Usage:
             answer: Any = pipeline.execute()
             self._told[key] = here
         return Used(*map(int, answer))
+
+
+def told(log: MemoryLog) -> Used:
+    """What all replicas have told so far: for a process whose own memory nobody asks.
+
+    Raises:
+        redis.RedisError: the server is gone.
+    """
+    answer: Any = log.client.hmget(_key(log), ["reads", "hits"])
+    return Used(*(int(each or 0) for each in answer))
+
+
+def _key(log: MemoryLog) -> str:
+    return f"{log.key}:usage"

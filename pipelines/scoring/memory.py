@@ -30,13 +30,13 @@ class MemorySource:
         client = connect(self.url, timeout_s=self.timeout_s)
         return MemoryLog(client, model=model, version=version, tenant=self.tenant)
 
-    def of_lists(self, version: str) -> MemoryReplica:
+    def of_lists(self, version: str, *, model: str = RECOMMENDER) -> MemoryReplica:
         """What a recommender remembers.
 
         Raises:
             redis.RedisError: the server is gone.
         """
-        log = self.log(RECOMMENDER, version)
+        log = self.log(model, version)
         return self._caught_up(MemoryReplica(log, self.policy, d=2 * D_PART, n_classes=1))
 
     def of_classes(self, version: str, *, d: int, classes: int) -> MemoryReplica:

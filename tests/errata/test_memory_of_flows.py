@@ -1,0 +1,104 @@
+"""`errata memory --model traffic` beside the service that learned it, through a real Redis."""
+# ruff: noqa: F401, F811 (fixtures of another room)
+
+import functools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from errata.application import application
+from errata.cli.main import run
+from feature_store.editions.traffic import TrafficEdition
+from feature_store.registry import Registry
+from services.classify.settings import ClassifySettings
+from services.recommend.settings import ServeSettings
+from tests.patience import within
+from tests.services.classify.conftest import deciding, publish, write_mixed
+from tests.services.conftest import traffic, trained
+from tests.services.recommend.conftest import serving
+
+eventually = within(30)
+FLOWS = 12  # of each application
+
+
+@dataclass(frozen=True)
+class Taught:
+    """A service that learned that all its lookups are a game's.
+
+    Attributes:
+        verdicts: before it learned: those that were labelled, and the others.
+    """
+
+    client: httpx.Client
+    home: Path
+    labelled: list[dict[str, Any]]
+    others: list[dict[str, Any]]
+
+    def memory(self) -> dict[str, Any]:
+        (found,) = self.client.get("/v1/memory").json()["memories"]
+        return dict(found)
+
+
+@pytest.fixture
+def taught(
+    tmp_path: Path, redis_server, redis_client, monkeypatch, trained: TrafficEdition
+) -> Iterator[Taught]:
+    monkeypatch.setenv("ERRATA_HOME", str(tmp_path))
+    monkeypatch.setenv("ERRATA_REDIS_URL", redis_server.url)
+    registry = str(tmp_path / "registry")
+    publish(Registry(registry), deciding(trained, early_exit=1.0), tmp_path / "staging")
+    of_traffic = ClassifySettings(
+        registry=registry, redis_url=redis_server.url, labels=tmp_path / "offline" / "labels"
+    )
+    of_shop = ServeSettings(
+        registry=registry,
+        redis_url=redis_server.url,
+        offline=tmp_path / "offline",
+        device="cpu",
+        refresh_s=0.05,
+    )
+    capture = write_mixed(tmp_path / "mixed.pcap", flows=FLOWS, seed=7)
+    with serving(of_shop, functools.partial(application, traffic=of_traffic)) as client:
+        found = client.post("/v1/classify", content=capture.read_bytes()).json()["verdicts"]
+        labelled = [each for each in found if each["protocol"] == "udp"]
+        others = [each for each in found if each["protocol"] != "udp"]
+        for verdict in labelled:
+            label = {
+                "prediction_id": verdict["prediction_id"],
+                "label": "new-game",
+                "source": "analyst-7",
+            }
+            assert client.post("/v1/labels", json=label).json()["learned"] == 1
+        service = Taught(client, tmp_path, labelled, others)
+        eventually(lambda: service.memory()["written"] == len(labelled))
+        yield service
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    """What a command prints as JSON."""
+    capsys.readouterr()
+    assert run(["memory", *arguments, "--model", "traffic", "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_stats_say_what_the_service_says(taught: Taught, capsys) -> None:
+    running = taught.memory()
+    facts = said(capsys, "stats")
+    assert facts["position"] == facts["written"] == len(taught.labelled)
+    assert facts["weights"]["base"] < 1.0
+    assert facts["reads"] > 0
+    assert facts["entries"] > 0
+    for name in set(running) & set(facts) - {"reads", "hits"}:
+        assert facts[name] == running[name], name
+
+
+def test_stats_follow_a_decision_as_the_service_does(taught: Taught, capsys) -> None:
+    for name in ("off", "on"):
+        assert run(["memory", name, "--model", "traffic"]) == 0
+        eventually(lambda name=name: taught.memory()["enabled"] is (name == "on"))
+        assert said(capsys, "stats")["enabled"] is (name == "on")
