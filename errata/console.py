@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -21,6 +24,18 @@ from rich.progress import (
 # Reports go to standard output; progress, logs and errors never mix into it.
 out = Console()
 err = Console(stderr=True)
+
+
+def invoked_as() -> str:
+    """What whoever started this program types to start it again: `errata` where the path has it,
+    `.venv/bin/errata` where it was named so."""
+    program = Path(sys.argv[0])
+    found = shutil.which(program.name)
+    if found is not None and Path(found).resolve() == program.resolve():
+        return program.name
+    if program.suffix == ".py":
+        return f"{shlex.quote(sys.executable)} -m errata"
+    return shlex.quote(sys.argv[0])
 
 
 def print_json(value: Any) -> None:

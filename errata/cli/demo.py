@@ -10,7 +10,7 @@ import typer
 from errata.cli.data import read_dataset
 from errata.cli.options import ConfigFile, MaxRejectShare, Overrides, parse_overrides
 from errata.cli.serve import redis_url
-from errata.console import out
+from errata.console import invoked_as, out
 from errata.settings import Settings
 
 
@@ -57,7 +57,7 @@ def register(app: typer.Typer) -> None:
             f"\nThe service is up: {url}   (try {url}/docs)\n"
             f"""  curl -s {url}/v1/recommendations -H 'content-type: application/json' \\
        -d '{{"history": ["50", "181"], "k": 5, "explain": true}}'\n"""
-            "Stop it with:  errata demo --stop",
+            f"Stop it with:  {invoked_as()} demo --stop",
             highlight=False,
             soft_wrap=True,
         )

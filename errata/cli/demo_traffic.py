@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
+import socket
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from errata.cli.options import ConfigFile, Overrides, parse_overrides
-from errata.console import out
+from errata.console import invoked_as, out
 from errata.settings import Settings
+
+_LOOPBACK = "lo"
 
 
 def register(app: typer.Typer) -> None:
@@ -40,7 +44,8 @@ def register(app: typer.Typer) -> None:
         from pipelines.traffic.config import TrafficConfig
 
         chosen = small_config() if config is None else TrafficConfig.load(config, {})
-        settings = Settings().of_demo()
+        named = Settings()
+        settings = named.of_demo()
         run_traffic_demo(
             settings,
             chosen.changed(**parse_overrides(overrides)),
@@ -49,9 +54,19 @@ def register(app: typer.Typer) -> None:
             reporter=Terminal(),
             console=out,
         )
+        # A registry that the environment names is not the demo's.
+        registry = "" if named.registry_url is None else "ERRATA_REGISTRY_URL= "
+        command = f"{registry}ERRATA_HOME={shlex.quote(str(settings.home))} {invoked_as()} classify"
         out.print(
-            "\nThe model is champion of the demo's registry. Your own traffic with it:\n"
-            f"  ERRATA_HOME={settings.home} errata classify --interface eth0",
+            "\nThe model is champion of the demo's registry. Your own traffic with it, a capture "
+            f"or live:\n  {command} trace.pcap\n  {command} --interface {_interface()}",
             highlight=False,
+            markup=False,
             soft_wrap=True,
         )
+
+
+def _interface() -> str:
+    """One that is here, and where there is another not the loopback."""
+    names = [name for _, name in socket.if_nameindex()]
+    return next((name for name in names if name != _LOOPBACK), _LOOPBACK)
