@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from errata.cli.captures import bytes_of
 from errata.cli.flow_queue import (
     TENANT,
     ClaimAfter,
@@ -117,13 +118,17 @@ def register(app: typer.Typer) -> None:
             return
         if drain or metrics is not None:
             raise ValueError("--drain and --metrics go with --from-stream")
+        if capture is None and interface is None:
+            raise ValueError(
+                "nothing to classify: name a capture file, - for standard input, --interface NAME "
+                "or --from-stream STREAM"
+            )
         torch.set_num_threads(1)  # a micro-batch is small: more threads cost more than they bring
-        from_stdin = capture is not None and str(capture) == "-"
         with ExitStack() as stack:
             stop = stack.enter_context(stopped_by_signals())
             source = stack.enter_context(
                 open_source(
-                    capture=sys.stdin.buffer if from_stdin else capture,
+                    capture=bytes_of(capture, follow=follow),
                     interface=interface,
                     follow=follow,
                     replay=replay,

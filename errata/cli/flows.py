@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from errata.cli.captures import bytes_of
 from errata.cli.flow_queue import open_writer
 from errata.cli.graceful import stopped_by_signals
 from errata.kafka_topics import PARTITIONS
@@ -86,13 +87,13 @@ def register(app: typer.Typer) -> None:
             return
         if interface is not None:
             raise ValueError("--interface goes with --publish; `errata classify` takes one as well")
-        if capture is None:
-            raise ValueError("name a capture file (- reads standard input)")
+        source = bytes_of(capture)
+        if source is None:
+            raise ValueError("nothing to read: name a capture file, or - for standard input")
 
         from feature_store.traffic.capture import open_capture
         from feature_store.traffic.report import flow_lines
 
-        source = sys.stdin.buffer if str(capture) == "-" else capture
         with open_capture(source) as found:
             for line in flow_lines(found, as_json=json):
                 sys.stdout.write(line + "\n")
@@ -118,13 +119,10 @@ def _publish(
     from services.classify.source import open_source
 
     meter = FlowMeter(FlowSettings(kept_packets=packets, idle_s=idle_s))
-    from_stdin = capture is not None and str(capture) == "-"
     with ExitStack() as stack:
         stop = stack.enter_context(stopped_by_signals())
         source = stack.enter_context(
-            open_source(
-                capture=sys.stdin.buffer if from_stdin else capture, interface=interface, stop=stop
-            )
+            open_source(capture=bytes_of(capture), interface=interface, stop=stop)
         )
         writer = stack.enter_context(open_writer(Settings(), stream, partitions=partitions))
         publisher = FlowPublisher(

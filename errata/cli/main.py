@@ -143,5 +143,12 @@ def _is_one_of(error: Exception, names: Iterable[str]) -> bool:
 
 def _complain(error: Exception, *, code: int) -> int:
     err.print("[red]error:[/red]", end=" ")
-    err.print(str(error) or type(error).__name__, highlight=False, markup=False, soft_wrap=True)
+    err.print(_said(error), highlight=False, markup=False, soft_wrap=True)
     return code
+
+
+def _said(error: Exception) -> str:
+    """The failure in words: of the system's own, which file and why, without its number."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error) or type(error).__name__

@@ -46,7 +46,10 @@ def register(app: typer.Typer) -> None:
             str | None, typer.Option(help="Classify what passes it: see GET /v1/verdicts.")
         ] = None,
         capture: Annotated[
-            Path | None, typer.Option(help="Classify a capture file while serving.", exists=True)
+            Path | None,
+            typer.Option(
+                help="Classify a capture file while serving.", exists=True, dir_okay=False
+            ),
         ] = None,
         replay: Annotated[
             float | None, typer.Option(help="Replay the capture at so many times its speed.")
@@ -67,6 +70,9 @@ def register(app: typer.Typer) -> None:
         with this process. A promoted version takes over without a restart. Catalogues, business
         rules, a challenger's share and limits are in --config: see configs/serve.yaml.
 
+        An --interface or a --capture that cannot be had ends the start; one that goes away later is
+        an error in the log, and the rest is served on.
+
         A message of --labels-stream is a field `json` with a body of POST /v1/feedback, or the
         body's fields; in Kafka, the body. Replicas share them as one consumer group, at least once,
         counted once.
@@ -79,12 +85,13 @@ def register(app: typer.Typer) -> None:
         from feature_store.online import describe
         from pipelines.setting_errors import explain
         from services.classify.settings import ClassifySettings, Watch
+        from services.classify.source import refuse_unavailable
         from services.recommend.settings import ServeSettings
         from services.recommend.workers import serve as run
 
         if labels_stream is not None and labels_stream.startswith(SCHEME):
             TopicAddress.parse(labels_stream)
-        watched = interface is not None or capture is not None
+        watched = interface is not None or capture is not None or replay is not None
         if watched and workers > 1:
             raise ValueError("--interface and --capture go with --workers 1: one process watches")
         given = read_settings(config, parse_overrides(overrides))
@@ -110,6 +117,8 @@ def register(app: typer.Typer) -> None:
         except ValidationError as error:
             raise ValueError(explain(error, ServeSettings, hidden=own)) from error
         log_to_stderr(settings)
+        if watched:
+            refuse_unavailable(capture=capture, interface=interface, replay=replay)
         with redis_url(settings, must_answer=False) as url:
             serving = serving.model_copy(update={"redis_url": url})
             traffic = ClassifySettings(

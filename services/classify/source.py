@@ -45,8 +45,13 @@ def open_source(
         ValueError: neither or both of capture and interface, or options that do not go together.
         NotACaptureError, InterfaceUnavailableError, OSError: it cannot be read.
     """
-    if (capture is None) == (interface is None):
-        raise ValueError("name a capture file (- reads standard input), or --interface NAME")
+    if capture is None and interface is None:
+        raise ValueError("nothing to read: name a capture, or --interface NAME")
+    if capture is not None and interface is not None:
+        named = getattr(capture, "name", capture)
+        raise ValueError(
+            f"both are named, the capture {named} and the interface {interface}: name one"
+        )
     if interface is not None:
         if follow or replay is not None:
             raise ValueError("--follow and --replay are for capture files, not for an interface")
@@ -63,3 +68,17 @@ def open_source(
         else:
             replayed = Replay(packets, speed=replay, poll_s=POLL_S, stop=stop)
             yield Source(replayed, replayed, name)
+
+
+def refuse_unavailable(
+    *, capture: Path | None, interface: str | None, replay: float | None = None
+) -> None:
+    """Open what is to be classified later, and let go of it.
+
+    Raises:
+        ValueError, NotACaptureError, InterfaceUnavailableError, OSError: see `open_source`.
+    """
+    if interface is None and capture is not None and not capture.is_file():
+        return  # a pipe: what is read of it now would be missing later
+    with open_source(capture=capture, interface=interface, replay=replay):
+        pass

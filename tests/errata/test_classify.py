@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -85,21 +86,26 @@ def test_verdicts_go_to_a_redis_stream(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nosuch.pcap"], "nosuch.pcap"),
+        (["nosuch.pcap"], "there is no file nosuch.pcap: name a capture"),
+        (["nosuch.pcap", "--follow"], "does not wait for the file itself"),
+        (["."], "`errata score traffic . --out FOLDER`"),
         ([__file__], "is not a capture"),
-        ([], "name a capture"),
-        (["x.pcap", "--interface", "lo"], "name a capture"),
+        ([], "- for standard input, --interface NAME or --from-stream STREAM"),
+        (["x.pcap", "--interface", "lo"], "x.pcap and the interface lo: name one"),
         (["--interface", "lo", "--follow"], "not for an interface"),
         (["x.pcap", "--follow", "--replay", "1"], "leave out --replay"),
         (["--interface", "nosuch0"], "nosuch0"),
     ],
 )
 def test_wrong_use_is_one_line_and_exit_2(
-    home: Path, capsys, arguments: list[str], said: str
+    home: Path, capsys, monkeypatch, arguments: list[str], said: str
 ) -> None:
+    monkeypatch.chdir(home)
+    (home / "x.pcap").touch()
     assert run(["classify", *arguments]) == 2
     shown = capsys.readouterr().err
     assert said in shown
+    assert "Errno" not in shown
     assert len(shown.strip().splitlines()) == 1
 
 
@@ -111,17 +117,29 @@ def test_no_model_says_how_to_make_one(home: Path, mixed: Path, capsys) -> None:
 # PR_CAPBSET_DROP of CAP_NET_RAW: even root does not get it back at the next exec.
 WITHOUT_CAPABILITY = (
     "import ctypes, os, sys; ctypes.CDLL(None).prctl(24, 13); os.execv(sys.executable, "
-    "[sys.executable, '-m', 'errata', 'classify', '--interface', 'lo'])"
+    "[sys.executable, '-m', 'errata', *sys.argv[1:]])"
 )
 
 
-def test_an_interface_without_permission_names_the_capability(home: Path) -> None:
+@pytest.mark.parametrize("command", ["classify", "serve"])
+def test_an_interface_without_permission_names_the_capability(home: Path, command: str) -> None:
+    interpreter = home / "bin" / "python"
+    interpreter.parent.mkdir()
+    interpreter.symlink_to(sys.executable)
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_CAPABILITY], capture_output=True, text=True, check=False
+        [str(interpreter), "-c", WITHOUT_CAPABILITY, command, "--interface", "lo"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
     assert done.returncode == 2
     assert "CAP_NET_RAW" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+    (advised,) = re.findall(r"setcap cap_net_raw\+ep ([^`]+)`", done.stderr)
+    # setcap takes a file alone, no link to one.
+    assert Path(advised) == Path(sys.executable).resolve()
+    assert not Path(advised).is_symlink()
 
 
 def start(home: Path, *arguments: str) -> subprocess.Popen[str]:

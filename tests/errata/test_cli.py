@@ -250,7 +250,21 @@ def test_flows_prints_flows_and_then_counts(tmp_path, capsys):
     assert totals["flows"] == 1
 
 
-def test_flows_of_no_capture_is_exit_2_with_one_line(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        (["text.pcap"], "is not a capture"),
+        (["nosuch.pcap"], "there is no file nosuch.pcap"),
+        (["."], "`errata score traffic . --out FOLDER`"),
+        ([".", "--publish", "flows"], "`errata score traffic . --out FOLDER`"),
+        ([], "name a capture file, or - for standard input"),
+    ],
+)
+def test_flows_of_no_capture_is_exit_2_with_one_line(tmp_path, monkeypatch, capsys, named, said):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "text.pcap").write_text("hello")
-    assert run(["flows", str(tmp_path / "text.pcap")]) == 2
-    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert run(["flows", *named]) == 2
+    shown = capsys.readouterr().err
+    assert said in shown
+    assert "Errno" not in shown
+    assert len(shown.splitlines()) == 1

@@ -139,3 +139,54 @@ def test_serving_ends_at_once_where_redis_refuses(home: Path) -> None:
         )
     assert done.returncode == 1
     assert "ERRATA_REDIS_URL" in done.stderr
+
+
+def test_a_suggested_command_is_typed_as_this_one_was(tmp_path: Path) -> None:
+    script = tmp_path / "bin" / "errata"
+    script.parent.mkdir()
+    script.write_text(
+        f"#!{sys.executable}\nfrom errata.console import invoked_as\nprint(invoked_as())\n"
+    )
+    script.chmod(0o755)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    on_path = environment | {"PATH": f"{script.parent}:{os.environ['PATH']}"}
+    for typed, env in [
+        ("bin/errata", environment),
+        (str(script), environment),
+        ("errata", on_path),
+    ]:
+        done = subprocess.run(
+            typed, shell=True, cwd=tmp_path, env=env, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.strip() == typed
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        (["--interface", "nosuch0"], "cannot capture nosuch0: No such device"),
+        (["--capture", "text.pcap"], "text.pcap is not a capture"),
+        (["--capture", "text.pcap", "--interface", "lo"], "name one"),
+        (["--replay", "2"], "nothing to read: name a capture"),
+        (["--capture", "."], "is a directory"),
+    ],
+)
+def test_serving_ends_at_once_where_its_source_cannot_be_had(
+    tmp_path: Path, named: list[str], said: str
+) -> None:
+    (tmp_path / "text.pcap").write_text("hello")
+    done = subprocess.run(
+        [sys.executable, "-m", "errata", "serve", *named],
+        env=os.environ
+        | {"ERRATA_HOME": str(tmp_path), "COLUMNS": "200"}
+        | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    if "nosuch0" not in named or "CAP_NET_RAW" not in done.stderr:
+        assert said in done.stderr
+    assert "serving" not in done.stderr
+    assert not (tmp_path / "redis").exists()

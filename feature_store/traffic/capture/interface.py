@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import select
+import shlex
 import socket
 import struct
 import sys
@@ -69,10 +70,7 @@ def open_interface(
     try:
         ring_socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
     except PermissionError:
-        raise InterfaceUnavailableError(
-            f"capturing {name} needs the capability CAP_NET_RAW: run as root, or once "
-            f"`sudo setcap cap_net_raw+ep {sys.executable}`"
-        ) from None
+        raise InterfaceUnavailableError(_without_capability(name)) from None
     except OSError as error:
         raise InterfaceUnavailableError(
             f"this kernel gives no packet sockets ({error.strerror}); give a capture file instead"
@@ -87,6 +85,18 @@ def open_interface(
     except InterfaceUnavailableError:
         ring_socket.close()
         raise
+
+
+def _without_capability(name: str) -> str:
+    # setcap refuses a symlink, which the interpreter of a virtual environment is.
+    interpreter = shlex.quote(os.path.realpath(sys.executable))
+    return (
+        f"capturing {name} needs the capability CAP_NET_RAW. For one command: run it as root, or "
+        "by `sudo -E setpriv --reuid=$(id -u) --regid=$(id -g) --init-groups --inh-caps=+net_raw "
+        "--ambient-caps=+net_raw COMMAND`. For good: `sudo setcap cap_net_raw+ep "
+        f"{interpreter}`; every program that this interpreter runs may capture then, whoever "
+        "starts it"
+    )
 
 
 class InterfaceCapture:
