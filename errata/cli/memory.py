@@ -152,7 +152,8 @@ def register(app: typer.Typer) -> None:
         version: Version = "champion",
         tenant: Tenant = "default",
     ) -> None:
-        """Cut a source out of every replica, also what it sends later.
+        """Cut a source out of every replica, also what it sends later; says how many entries of
+        it there are now.
 
         errata memory forget --where source=user-17
         """
@@ -164,7 +165,15 @@ def register(app: typer.Typer) -> None:
             source = pseudonyms(source)
         with _opened(model, version, tenant) as opened:
             opened.log.forget_source(source)
-        out.print(f"'{source}' is forgotten by {model} {opened.log.version}")
+            entries = opened.log.said_by(source)
+        version = opened.log.version
+        if entries:
+            told = f"'{source}' is forgotten by {model} {version}: left out are its {entries:,} "
+            told += f"{'entry' if entries == 1 else 'entries'}, and what it sends later"
+        else:
+            told = f"nothing that {model} {version} remembers is from '{source}': 0 entries are "
+            told += "affected, and what it sends later is left out"
+        out.print(told, highlight=False, soft_wrap=True)
 
     @group.command()
     def off(

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import orjson
 import redis
 
@@ -189,6 +190,11 @@ class MemoryLog:
     def forget_entry(self, feedback_id: int) -> None:
         """Cut out one entry, in every replica; `feedback_id` as the entry holds it, not 0."""
         self.decide("cut", id=str(feedback_id))
+
+    def said_by(self, source: str) -> int:
+        """Entries of a source in the stream, whether they are cut out or not."""
+        wanted = np.uint64(source_id(source))
+        return sum(int((batch.sources == wanted).sum()) for _, batch in self.entries())
 
     @property
     def _control(self) -> str:

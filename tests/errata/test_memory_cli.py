@@ -57,7 +57,10 @@ def test_stats_and_tail_report(log, capsys):
 
 
 def test_a_source_is_forgotten_and_the_memory_is_switched(log, capsys):
-    assert command(capsys, "forget", "--where", "source=mallory")[0] == 0
+    code, said = command(capsys, "forget", "--where", "source=nobody")
+    assert (code, "0 entries are affected" in said.out) == (0, True)
+    code, said = command(capsys, "forget", "--where", "source=mallory")
+    assert (code, "its 20 entries" in said.out) == (0, True)
     assert command(capsys, "off")[0] == 0
     facts = json.loads(command(capsys, "stats", "--json")[1].out)
     assert (facts["entries"], facts["enabled"]) == (20, False)

@@ -102,3 +102,16 @@ def test_stats_follow_a_decision_as_the_service_does(taught: Taught, capsys) -> 
         assert run(["memory", name, "--model", "traffic"]) == 0
         eventually(lambda name=name: taught.memory()["enabled"] is (name == "on"))
         assert said(capsys, "stats")["enabled"] is (name == "on")
+
+
+def test_forgetting_says_how_many_entries_it_meets(taught: Taught, capsys) -> None:
+    def told(source: str) -> str:
+        capsys.readouterr()
+        assert run(["memory", "forget", "--where", f"source={source}", "--model", "traffic"]) == 0
+        return str(capsys.readouterr().out)
+
+    assert "'nobody': 0 entries are affected" in told("nobody")
+    assert taught.memory()["entries"] > 0
+    assert f"its {len(taught.labelled)} entries" in told("analyst-7")
+    eventually(lambda: taught.memory()["entries"] == 0)
+    assert said(capsys, "stats")["entries"] == 0
