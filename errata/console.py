@@ -20,10 +20,12 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 
 # Reports go to standard output; progress, logs and errors never mix into it.
 out = Console()
 err = Console(stderr=True)
+_WIDE = 10_000  # columns
 
 
 def invoked_as() -> str:
@@ -41,6 +43,11 @@ def invoked_as() -> str:
 def print_json(value: Any) -> None:
     """One JSON document on standard output."""
     sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+
+
+def print_lines(table: Table) -> None:
+    """A table whose rows are a line each, however narrow the output is."""
+    Console(width=_WIDE).print(table)
 
 
 @contextmanager

@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from functools import cached_property
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from errata.cli.evaluate_memory import Kind, open_subject, served_policy
+from errata.cli.evaluate_memory import Kind, open_subject
+from errata.cli.memory_entries import (
+    Origins,
+    flow_rows,
+    flow_table,
+    score_rows,
+    score_table,
+    with_vectors,
+)
+from errata.cli.opened_memory import opened_memory
 from errata.cli.options import Json
-from errata.cli.serve import redis_url
-from errata.console import out, print_json
+from errata.console import out, print_json, print_lines
 from errata.settings import Settings
 from feature_store.registry.names import RECOMMENDER, TRAFFIC
 
-if TYPE_CHECKING:
-    from feature_store.editions.traffic import TrafficEdition
-    from feature_store.error_memory.batch import ErrorBatch
-    from feature_store.error_memory.log import MemoryLog
-    from feature_store.error_memory.replica import MemoryReplica
-    from feature_store.registry import Registry
-
 Model = Annotated[str, typer.Option("--model", help="Name of the model.")]
 Version = Annotated[str, typer.Option("--version", help="A version, or an alias.")]
-_COLUMNS = ("time", "source", "label", "prediction", "error")
 Tenant = Annotated[str, typer.Option("--tenant", help="Prefix of the keys in Redis.")]
 
 
@@ -60,7 +56,7 @@ def register(app: typer.Typer) -> None:
         from feature_store.error_memory.drift import DriftFlag
         from feature_store.error_memory.usage import told
 
-        with _opened(model, version, tenant) as opened:
+        with opened_memory(model, version, tenant) as opened:
             log, replica = opened.log, opened.replica
             facts: dict[str, Any] = {
                 "model": model,
@@ -92,18 +88,31 @@ def register(app: typer.Typer) -> None:
         tenant: Tenant = "default",
         json: Json = False,
     ) -> None:
-        """Print the newest entries: when, from which source, label, prediction, error."""
-        with _opened(model, version, tenant) as opened:
+        """Print the newest entries, a line each: when, from which source, what it was, and what the
+        model alone had said of it.
+
+        An entry of traffic has the flow's time, by the clock of its capture; the label's own, and
+        the name of its source, are known where the offline log of labels is kept.
+        """
+        with opened_memory(model, version, tenant) as opened:
             log = opened.log
-            after = max(log.position() - n - 4096, 0)
-            rows = [row for _, batch in log.entries(after=after) for row in _rows(batch)][-n:]
+            newest = log.newest(n)
+            if model == TRAFFIC:
+                ids = [each for batch in newest for each in batch.feedback_ids.tolist()]
+                origins = Origins.of_flows(log, Settings().offline_directory / "labels", ids)
+                rows = [
+                    row
+                    for batch in newest
+                    for row in with_vectors(flow_rows(batch, opened.classes, origins), batch)
+                ]
+                table = flow_table(rows)
+            else:
+                rows = [row for batch in newest for row in score_rows(batch)]
+                table = score_table(rows)
         if json:
             print_json(rows)
-            return
-        table = Table(*_COLUMNS)
-        for row in rows:
-            table.add_row(*(str(row[name]) for name in _COLUMNS))
-        out.print(table)
+        else:
+            print_lines(table)
 
     @group.command()
     def explain(
@@ -117,7 +126,7 @@ def register(app: typer.Typer) -> None:
         the model's probability, and what it becomes."""
         from feature_store.error_memory.outcomes import Outcomes
 
-        with _opened(model, version, tenant) as opened:
+        with opened_memory(model, version, tenant) as opened:
             log = opened.log
             outcomes = Outcomes(log.client, lambda _, batch: log.append(batch), tenant=tenant)
             served = outcomes.served(prediction_id)
@@ -163,7 +172,7 @@ def register(app: typer.Typer) -> None:
         # Of recommendations the user is the source.
         if model == RECOMMENDER and (pseudonyms := Settings().pseudonyms) is not None:
             source = pseudonyms(source)
-        with _opened(model, version, tenant) as opened:
+        with opened_memory(model, version, tenant) as opened:
             opened.log.forget_source(source)
             entries = opened.log.said_by(source)
         version = opened.log.version
@@ -227,11 +236,11 @@ def register(app: typer.Typer) -> None:
             stream = open_subject(kind, version, data, reporter=Terminal()).stream
             tuning = choose(stream, delays=(256,), reporter=Terminal())
         else:
-            with _opened(model, version, tenant) as opened:
+            with opened_memory(model, version, tenant) as opened:
                 stream = of_entries([batch for _, batch in opened.log.entries()])
             tuning = choose(stream, delays=(256,), reporter=Terminal())
         if apply:
-            with _opened(model, version, tenant) as opened:
+            with opened_memory(model, version, tenant) as opened:
                 opened.log.decide("policy", **tuning.policy.model_dump(mode="json"))
         best = tuning.best
         facts = {
@@ -260,68 +269,7 @@ def _holds_days(folder: Path) -> bool:
     return any(folder.glob("[12][0-9][0-9][0-9].[01][0-9].[0-3][0-9].*"))
 
 
-@dataclass(frozen=True)
-class _Opened:
-    """A version whose memory is looked at; `url` is the Redis that holds it."""
-
-    registry: Registry
-    url: str
-    log: MemoryLog
-
-    @cached_property
-    def edition(self) -> TrafficEdition:
-        """Of a traffic classifier."""
-        from feature_store.editions.traffic import TrafficEdition
-
-        directory, _ = self.registry.open(self.log.model, self.log.version)
-        return TrafficEdition.load(directory)
-
-    @cached_property
-    def replica(self) -> MemoryReplica:
-        """The memory as a replica of the service has it."""
-        from pipelines.scoring.memory import MemorySource
-
-        model, version = self.log.model, self.log.version
-        source = MemorySource(self.url, served_policy(model), self.log.tenant)
-        if model != TRAFFIC:
-            return source.of_lists(version, model=model)
-        width, own = self.edition.keys.centre.shape[0], len(self.edition.classes)
-        return source.of_classes(version, d=width, classes=own)
-
-
-@contextmanager
-def _opened(model: str, version: str, tenant: str) -> Iterator[_Opened]:
-    from feature_store.error_memory.log import MemoryLog
-    from feature_store.online import connect
-    from feature_store.registry import Registry
-
-    settings = Settings()
-    registry = Registry(settings.registry, cache=settings.home / "cache" / "registry")
-    resolved = registry.resolve(model, version)
-    with redis_url(settings) as url:
-        client = connect(url, timeout_s=10)
-        log = MemoryLog(client, model=model, version=resolved, tenant=tenant)
-        yield _Opened(registry, url, log)
-
-
 def _decide(kind: str, model: str, version: str, tenant: str) -> None:
-    with _opened(model, version, tenant) as opened:
+    with opened_memory(model, version, tenant) as opened:
         opened.log.decide(kind)
     out.print(f"{model} {opened.log.version}: {kind}")
-
-
-def _rows(batch: ErrorBatch) -> list[dict[str, Any]]:
-    import numpy as np
-
-    return [
-        {
-            "time": datetime.fromtimestamp(int(when) / 1e3, UTC).isoformat(timespec="seconds"),
-            "source": f"{int(source):016x}",
-            "label": np.round(label, 4).tolist(),
-            "prediction": np.round(prediction, 4).tolist(),
-            "error": np.round(label - prediction, 4).tolist(),
-        }
-        for when, source, label, prediction in zip(
-            batch.time_ms, batch.sources, batch.labels, batch.predictions, strict=True
-        )
-    ]

@@ -155,6 +155,17 @@ class MemoryLog:
             if len(messages) < _FETCHED:
                 return
 
+    def newest(self, n: int) -> list[ErrorBatch]:
+        """The newest `n` entries, oldest first, in the batches that they came in."""
+        messages: Any = self._redis.xrevrange(self.key, count=n)
+        batches: list[ErrorBatch] = []
+        for _, fields in messages:
+            if n <= 0:
+                break
+            batches.append(unpack(fields[b"b"])[-n:])
+            n -= len(batches[-1])
+        return batches[::-1]
+
     def wait(
         self, *, after: int, after_control: str, block_ms: int
     ) -> tuple[list[tuple[int, ErrorBatch]], bool]:

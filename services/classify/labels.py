@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import orjson
 
 from services.classify.memory import Label
+
+
+@dataclass(frozen=True)
+class LoggedLabel:
+    """A label, and when it came, in seconds since 1970."""
+
+    time_s: float
+    label: Label
 
 
 class LabelLog:
@@ -41,3 +50,28 @@ class LabelLog:
             file.write(lines)
             file.flush()
             os.fsync(file.fileno())
+
+    def find(self, entry_ids: Collection[int]) -> dict[int, LoggedLabel]:
+        """The labels that made these entries, by `Label.entry_id`, as they came first on the last
+        day on which they came; some may be known elsewhere alone. Looks at the newest day first."""
+        missing = set(entry_ids)
+        found: dict[int, LoggedLabel] = {}
+        for path in sorted(self._directory.glob("*.jsonl"), reverse=True):
+            if not missing:
+                break
+            with path.open("rb") as lines:
+                for line in lines:
+                    try:
+                        logged = _logged(line)
+                    except orjson.JSONDecodeError:  # a process died, or is at it
+                        continue
+                    entry_id = logged.label.entry_id
+                    if entry_id in missing:
+                        missing.remove(entry_id)
+                        found[entry_id] = logged
+        return found
+
+
+def _logged(line: bytes) -> LoggedLabel:
+    facts = orjson.loads(line)
+    return LoggedLabel(facts.pop("time"), Label(**facts))

@@ -119,6 +119,12 @@ class Label:
     source: str = ""
     feedback_id: str = ""
 
+    @property
+    def entry_id(self) -> int:
+        """Feedback id of the entry that it makes."""
+        named = f"{self.prediction_id}\0{self.source}\0{self.label}"
+        return source_id(self.feedback_id or named)
+
 
 class TrafficMemory:
     """The error memory of one served edition: a `Corrector`, and a `Sink` of final verdicts.
@@ -378,7 +384,7 @@ class TrafficMemory:
             contexts=self._contexts(waiting.own[None]),
             time_ms=np.array([waiting.time_ns // 1_000_000], np.int64),
             sources=np.array([source_id(label.source)], np.uint64),
-            feedback_ids=np.array([_feedback_id(label)], np.uint64),
+            feedback_ids=np.array([label.entry_id], np.uint64),
         )
 
     def _contexts(self, own: FloatArray) -> NDArray[np.int64]:
@@ -390,17 +396,13 @@ class TrafficMemory:
         self._new = new_classes(self.log)
 
 
-def _feedback_id(label: Label) -> int:
-    return source_id(label.feedback_id or f"{label.prediction_id}\0{label.source}\0{label.label}")
-
-
 def _event(waiting: WaitingVerdict, label: Label) -> LabelledEvent:
     return LabelledEvent(
         version=waiting.version,
         case=waiting.case,
         names=(FLOW,),
         labels={FLOW: label.label},
-        ids={FLOW: _feedback_id(label)},
+        ids={FLOW: label.entry_id},
         source=source_id(label.source),
         time_ms=waiting.time_ns // 1_000_000,
     )

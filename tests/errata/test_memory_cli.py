@@ -54,6 +54,10 @@ def test_stats_and_tail_report(log, capsys):
     rows = json.loads(said.out)
     assert len(rows) == 3
     assert rows[0]["error"] == [0.75]
+    code, said = command(capsys, "tail", "-n", "3")
+    assert code == 0
+    line = said.out.splitlines()[1]
+    assert line.split()[1:] == [f"{source_id('mallory'):016x}", "1", "0.25", "0.75", "1"]
 
 
 def test_a_source_is_forgotten_and_the_memory_is_switched(log, capsys):

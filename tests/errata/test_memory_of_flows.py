@@ -3,8 +3,10 @@
 
 import functools
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 from errata.application import application
 from errata.cli.main import run
 from feature_store.editions.traffic import TrafficEdition
+from feature_store.error_memory.hashing import source_id
 from feature_store.registry import Registry
 from services.classify.settings import ClassifySettings
 from services.recommend.settings import ServeSettings
@@ -102,6 +105,31 @@ def test_stats_follow_a_decision_as_the_service_does(taught: Taught, capsys) -> 
         assert run(["memory", name, "--model", "traffic"]) == 0
         eventually(lambda name=name: taught.memory()["enabled"] is (name == "on"))
         assert said(capsys, "stats")["enabled"] is (name == "on")
+
+
+def test_tail_names_what_entries_are_about_a_line_each(taught: Taught, capsys) -> None:
+    rows = said(capsys, "tail", "-n", "3")
+    for row, verdict in zip(rows, taught.labelled[-3:], strict=True):
+        assert row["prediction_id"] == verdict["prediction_id"]
+        assert (row["outcome"], row["source_name"]) == ("new-game", "analyst-7")
+        assert row["predicted"] == verdict["guess"]
+        assert row["probability"] == pytest.approx(max(row["prediction"]), abs=1e-4)
+        # The flow's time is the capture's, and the label came now.
+        assert datetime.fromisoformat(row["time"]).timestamp() == int(verdict["time"])
+        assert abs(datetime.fromisoformat(row["labelled"]).timestamp() - time.time()) < 600
+        assert len(row["label"]) == len(row["error"]) == len(row["prediction"])
+    assert run(["memory", "tail", "-n", "3", "--model", "traffic"]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert "flow's time" in head
+    assert [("new-game" in line, "analyst-7" in line) for line in lines] == [(True, True)] * 3
+
+    # Where the log of labels is not, the source is known by its hash, until it is decided about.
+    (taught.home / "offline" / "labels").rename(taught.home / "elsewhere")
+    assert said(capsys, "tail")[0]["source_name"] is None
+    assert run(["memory", "tail", "-n", "1", "--model", "traffic"]) == 0
+    assert f"{source_id('analyst-7'):016x}" in capsys.readouterr().out
+    assert run(["memory", "forget", "--where", "source=analyst-7", "--model", "traffic"]) == 0
+    assert said(capsys, "tail")[0]["source_name"] == "analyst-7"
 
 
 def test_forgetting_says_how_many_entries_it_meets(taught: Taught, capsys) -> None:

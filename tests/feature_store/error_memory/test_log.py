@@ -86,6 +86,24 @@ def test_the_stream_is_capped_in_entries(redis_client):
     assert log.position() == 200
 
 
+def test_the_newest_entries_are_whole_batches_but_for_the_first(log):
+    assert log.newest(3) == []
+    for seed in range(4):
+        log.append(batch(seed, 5))
+    found = log.newest(12)
+    assert [len(each) for each in found] == [2, 5, 5]
+    np.testing.assert_array_equal(found[0].time_ms, [3, 4])
+    np.testing.assert_array_equal(found[2].labels, batch(3, 5).labels)
+    assert [len(each) for each in log.newest(10)] == [5, 5]
+    assert sum(len(each) for each in log.newest(100)) == 20
+
+
+def test_the_entries_of_a_source_are_counted(log):
+    log.append(batch(1, 5, source="ann"))
+    log.append(batch(2, 7, source="bob"))
+    assert [log.said_by(name) for name in ("ann", "bob", "nobody")] == [5, 7, 0]
+
+
 def test_versions_and_tenants_do_not_see_each_other(redis_client, log):
     log.append(batch(0))
     assert MemoryLog(redis_client, model="m", version="v2").position() == 0
