@@ -192,6 +192,8 @@ def summary(classifier: StreamClassifier, packets: object) -> dict[str, Any]:
 
 def _text(counts: dict[str, Any]) -> str:
     parts = [f"{counts['packets']:,} packets, {counts['flows']:,} flows"]
+    if counts["evicted"]:
+        parts[0] += f" ({counts['evicted']:,} evicted: more ran at once than are kept)"
     for key in ("outcomes", "damage", "shed"):
         found = ", ".join(f"{n:,} {name}" for name, n in counts[key].items() if n)
         if found:

@@ -114,7 +114,7 @@ def _publish(
     import orjson
 
     from feature_store.traffic import FlowMeter
-    from feature_store.traffic.flows import FlowSettings
+    from feature_store.traffic.flows import EndReason, FlowSettings
     from services.classify.publishing import FlowPublisher, publish_flows
     from services.classify.source import open_source
 
@@ -136,6 +136,7 @@ def _publish(
     totals: dict[str, Any] = {
         "packets": sum(meter.outcomes.values()),
         "published": publisher.counts.to_json(),
+        "ended": {reason.name.lower(): count for reason, count in meter.table.ended.items()},
         "outcomes": {outcome.name.lower(): count for outcome, count in meter.outcomes.items()},
         "damage": {
             str(reason): count for reason, count in getattr(source.packets, "damage", {}).items()
@@ -147,5 +148,6 @@ def _publish(
         sent = publisher.counts
         sys.stdout.write(
             f"{totals['packets']:,} packets; {sent.flows:,} flows in {sent.messages:,} messages "
-            f"({sent.bytes / 1e6:.1f} MB) published to {stream}, {sent.dropped:,} dropped\n"
+            f"({sent.bytes / 1e6:.1f} MB) published to {stream}, {sent.dropped:,} dropped, "
+            f"{meter.table.ended[EndReason.EVICTED]:,} evicted\n"
         )

@@ -36,6 +36,7 @@ def flow_lines(
     totals: dict[str, int | dict[str, int]] = {
         "packets": sum(meter.outcomes.values()),
         "flows": flows,
+        "ended": {reason.name.lower(): count for reason, count in meter.table.ended.items()},
         "outcomes": {outcome.name.lower(): count for outcome, count in meter.outcomes.items()},
         "damage": {str(reason): count for reason, count in getattr(packets, "damage", {}).items()},
     }
@@ -78,7 +79,7 @@ def flow_text(flow: dict[str, str | int | float]) -> str:
 def totals_text(totals: dict[str, int | dict[str, int]]) -> str:
     """The last line for the eye."""
     parts = [f"{totals['packets']} packets, {totals['flows']} flows"]
-    for key in ("outcomes", "damage"):
+    for key in ("ended", "outcomes", "damage"):
         counts = totals[key]
         if isinstance(counts, dict) and counts:
             parts.append(f"{key}: " + ", ".join(f"{n} {name}" for name, n in counts.items()))

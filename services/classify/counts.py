@@ -23,6 +23,7 @@ class StreamCounts:
 
     Attributes:
         flows: that had a packet.
+        evicted: flows that ended because more ran at once than the table holds.
         verdicts: by reason.
         labels: of final verdicts.
         shed: what was given up.
@@ -30,6 +31,7 @@ class StreamCounts:
     """
 
     flows: int = 0
+    evicted: int = 0
     verdicts: Counter[Reason] = field(default_factory=Counter)
     labels: Counter[str] = field(default_factory=Counter)
     shed: Counter[Shed] = field(default_factory=Counter)
@@ -58,6 +60,7 @@ class StreamCounts:
         """For the last line of a report."""
         return {
             "flows": self.flows,
+            "evicted": self.evicted,
             "verdicts": {str(reason): count for reason, count in self.verdicts.items()},
             "labels": dict(self.labels.most_common()),
             "shed": {str(shed): self.shed[shed] for shed in Shed},

@@ -123,6 +123,7 @@ class CaptureResponse(BaseModel):
     verdicts: list[StreamVerdict]
     left_out: int = Field(description="verdicts beyond the most that one answer holds")
     flows: int
+    evicted: int = Field(description="flows that ended because more ran at once than are kept")
     packets: dict[str, int] = Field(description="by outcome")
     damage: dict[str, int] = Field(description="what could not be read, by reason")
 

@@ -144,6 +144,7 @@ class ClassifyService:
             verdicts=verdicts,
             left_out=left_out,
             flows=classifier.counts.flows,
+            evicted=classifier.counts.evicted,
             packets={outcome.name.lower(): count for outcome, count in outcomes.items()},
             damage=damage,
         )
@@ -293,12 +294,16 @@ class ClassifyService:
         )
         for what, count in list(counts.shed.items()):
             shed.add_metric([str(what)], count)
+        evicted = CounterMetricFamily(
+            "errata_flows_evicted", "Flows of the live source that ended for want of memory"
+        )
+        evicted.add_metric([], counts.evicted)
         latency = GaugeMetricFamily(
             "errata_verdict_latency_seconds", "Of the newest verdicts", labels=["quantile"]
         )
         for quantile in (0.5, 0.99):
             latency.add_metric([str(quantile)], counts.latency_ms(quantile) / 1e3)
-        yield from (verdicts, shed, latency)
+        yield from (verdicts, shed, evicted, latency)
 
     def _serve(self, served: ServedEdition) -> None:
         """Let an edition answer, with a memory of its own."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from feature_store.editions.traffic import UNKNOWN, TrafficEdition
 from feature_store.traffic.capture import PacketBatch
-from feature_store.traffic.flows import FlowBatch, FlowSettings
+from feature_store.traffic.flows import EndReason, FlowBatch, FlowSettings
 from feature_store.traffic.meter import LIVE_SLACK_NS, FlowMeter
 from services.classify.clock import Clock
 from services.classify.correction import Corrector, Uncorrected
@@ -161,6 +161,8 @@ class StreamClassifier:
     ) -> Iterator[list[Verdict]]:
         """Final verdicts come first, then the flows that began first."""
         for flows in ended:
+            evicted = flows.flow["end_reason"] == EndReason.EVICTED
+            self.counts.evicted += int(np.count_nonzero(evicted))
             for begin in range(0, len(flows), self.budget.micro_batch):
                 part = flows[begin : begin + self.budget.micro_batch]
                 yield self._read(part, ended=True, pressure=self._pressure(oldest_ns))

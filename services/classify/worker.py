@@ -63,7 +63,7 @@ class WorkerCounts:
     def to_json(self) -> dict[str, Any]:
         """For the last line of a report."""
         stream = self.stream.to_json()
-        del stream["shed"]  # a queue waits: nothing is
+        del stream["shed"], stream["evicted"]  # a queue waits, and its flows have ended elsewhere
         return {
             **stream,
             "duplicates": self.duplicates,

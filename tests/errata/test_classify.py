@@ -48,6 +48,7 @@ def test_a_capture_is_classified(version: str, mixed: Path, capfdbinary) -> None
     *verdicts, counts = lines_of(capfdbinary.readouterr().out.decode())
     assert {v["model_version"] for v in verdicts} == {version}
     assert counts["flows"] == sum(v["final"] for v in verdicts) == 36
+    assert counts["evicted"] == 0
     assert counts["packets"] == len(packets_of(mixed))
     assert sum(counts["labels"].values()) == 36
     assert set(counts["shed"].values()) == {0}
@@ -65,6 +66,7 @@ def test_people_get_a_table(version: str, mixed: Path, capsys) -> None:
     shown = capsys.readouterr()
     assert "video" in shown.out
     assert "flows/s" in shown.out
+    assert "0.0 flows/s" not in shown.out
     assert "36 flows" in shown.err
 
 

@@ -48,7 +48,7 @@ class LiveTable:
         self._monotonic = monotonic
         self._recent: deque[Verdict] = deque(maxlen=RECENT)
         self._confidence: defaultdict[str, float] = defaultdict(float)  # summed
-        self._rates: deque[tuple[float, int]] = deque()
+        self._rates = deque([(monotonic(), counts.flows)])
         self._drawn = 0.0
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
 
@@ -83,6 +83,7 @@ class LiveTable:
 
     def close(self) -> None:
         """See `Sink`."""
+        self._rates.append((self._monotonic(), self._counts.flows))
         if self._live:
             self._live.update(self._group(), refresh=True)
         else:

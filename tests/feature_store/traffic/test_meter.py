@@ -73,6 +73,7 @@ def test_lines_of_json_end_with_the_counts() -> None:
     assert last == {
         "packets": 3,
         "flows": 1,
+        "ended": {"capture_end": 1},
         "outcomes": {"flow": 1, "not_ip": 1, "network_malformed": 1},
         "damage": {"cut_short": 1},
     }
@@ -82,5 +83,5 @@ def test_lines_for_the_eye() -> None:
     lines = list(flow_lines(open_capture(io.BytesIO(pcap(FRAMES[:2])))))
     assert lines == [
         "udp   192.0.2.1:1000 > 192.0.2.2:53  1+0 packets  36+0 bytes  0.000 s  capture_end",
-        "2 packets, 1 flows; outcomes: 1 flow, 1 not_ip",
+        "2 packets, 1 flows; ended: 1 capture_end; outcomes: 1 flow, 1 not_ip",
     ]

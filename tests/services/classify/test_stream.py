@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from feature_store.editions.traffic import UNKNOWN, TrafficEdition
 from feature_store.traffic import FlowMeter, read_flows
-from feature_store.traffic.flows import FlowBatch, FlowSettings
+from feature_store.traffic.flows import EndReason, FlowBatch, FlowSettings
 from services.classify.correction import Uncorrected
 from services.classify.policy import LatencyBudget, Pressure, Shed
 from services.classify.reader import FlowReader, fitted
@@ -220,6 +220,7 @@ def test_memory_is_bounded_by_the_flow_table(served: ServedEdition, mixed: Path)
     assert not classifier._flows
     assert not len(classifier._reader.states)
     assert classifier.counts.final == classifier.counts.flows
+    assert classifier.counts.evicted == classifier.meter.table.ended[EndReason.EVICTED] > 0
 
 
 def test_silence_ends_flows(served: ServedEdition, mixed: Path) -> None:
