@@ -5,7 +5,9 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
@@ -138,8 +140,9 @@ def find_labels(
     """The label source of a data directory.
 
     In this order: `table`, or `labels.csv` in the directory, with columns `mac,label` or
-    `src,src_port,dst,dst_port,protocol,label` and optional `begin,end` (seconds since 1970) and
-    `capture`; a file `*mac*.txt` with a MAC address in class folders; the folders themselves.
+    `src,src_port,dst,dst_port,protocol,label` and optional `begin,end` (seconds since 1970, or ISO
+    times) and `capture` (a file's name); a file `*mac*.txt` with a MAC address in class folders; the
+    folders themselves.
 
     Raises:
         ValueError: the table lacks columns or has an unreadable row (named by its line).
@@ -189,8 +192,8 @@ def _read_table(path: Path, root: Path) -> LabelSource:
                 ),
                 _protocol(row["protocol"]),
             )
-            begin = round(float(row.get("begin") or 0) * 1e9)
-            end = round(float(row["end"]) * 1e9) if row.get("end") else np.iinfo(np.int64).max
+            begin = _time_ns(row["begin"]) if row.get("begin") else 0
+            end = _time_ns(row["end"]) if row.get("end") else np.iinfo(np.int64).max
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}:{line}: {error}") from error
         if row["label"]:
@@ -198,6 +201,20 @@ def _read_table(path: Path, root: Path) -> LabelSource:
                 (begin, int(end), row.get("capture") or "", row["label"])
             )
     return FlowLabels(rows)
+
+
+def _time_ns(text: str) -> int:
+    """Nanoseconds since 1970 of seconds since then, or of an ISO time; without a zone it is UTC."""
+    with suppress(ValueError):
+        return round(float(text) * 1e9)
+    try:
+        time = datetime.fromisoformat(text.strip())
+    except ValueError as error:
+        raise ValueError(
+            f"'{text}' is no time: give seconds since 1970, or one like 2015-06-04T12:33:30+00:00"
+        ) from error
+    since = (time if time.tzinfo else time.replace(tzinfo=UTC)) - datetime.fromtimestamp(0, UTC)
+    return round(since / timedelta(microseconds=1)) * 1000
 
 
 def _ends(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -213,6 +230,8 @@ def _address(text: str) -> tuple[int, int]:
 
 def _protocol(text: str) -> int:
     name = text.strip().lower()
+    if name not in _PROTOCOLS and not name.isdecimal():
+        raise ValueError(f"'{text}' is no protocol: give {', '.join(_PROTOCOLS)} or its number")
     return _PROTOCOLS[name] if name in _PROTOCOLS else int(name)
 
 

@@ -77,6 +77,12 @@ def read(
             f"too few flows for a class (labels.least_flows={config.labels.least_flows}): "
             + ", ".join(dropped)
         )
+    if not len(data.classes):
+        raise ValueError(
+            f"{directory}: none of {len(data):,} flows has a label. A table names flows by their "
+            "5-tuple, either way round, within begin and end where it has them, and captures by "
+            "their file name; `errata flows CAPTURE --json` prints what its rows must match"
+        )
     if len(kept.classes) < 2:
         raise ValueError(
             f"{directory} has {len(kept.classes)} classes with at least "

@@ -56,6 +56,7 @@ def test_a_table_of_flows_labels_either_way_round_and_within_its_time(tmp_path: 
         "192.0.2.1,10000,198.51.100.1,443,udp,,,forward\n"
         "198.51.100.1,443,192.0.2.1,10001,17,,,backward\n"
         "192.0.2.1,10002,198.51.100.1,443,udp,1,2,long ago\n"
+        "192.0.2.1,10002,198.51.100.1,443,udp,2001-09-08T01:46:40Z,2001-09-09T01:46:39,yesterday\n"
     )
     found = read_labelled_flows(find_captures(tmp_path), find_labels(tmp_path), root=tmp_path)
     assert found.classes == ("backward", "forward")
@@ -64,12 +65,34 @@ def test_a_table_of_flows_labels_either_way_round_and_within_its_time(tmp_path: 
 
 
 @pytest.mark.parametrize(
+    ("begin", "end"),
+    [
+        ("1000000000", "1000000100.5"),
+        ("2001-09-09T01:46:40Z", "2001-09-09T03:48:20.5+02:00"),
+        ("2001-09-09 01:46:40", ""),
+    ],
+)
+def test_a_table_tells_times_in_seconds_or_as_iso(tmp_path: Path, begin: str, end: str) -> None:
+    write_recording(tmp_path / "a.pcap", APPLICATIONS["lookup"], flows=1, begin_s=1e9, seed=1)
+    (tmp_path / "labels.csv").write_text(
+        "src,src_port,dst,dst_port,protocol,begin,end,label\n"
+        f"192.0.2.1,10000,198.51.100.1,443,udp,{begin},{end},now\n"
+    )
+    found = read_labelled_flows(find_captures(tmp_path), find_labels(tmp_path), root=tmp_path)
+    assert found.classes == ("now",)
+
+
+@pytest.mark.parametrize(
     ("table", "complaint"),
     [
         ("mac,label\nnot-a-mac,plug\n", "labels.csv:2"),
         ("src,label\n192.0.2.1,plug\n", "lacks src_port"),
         ("src,src_port,dst,dst_port,protocol,label\n1.2.3,1,192.0.2.1,2,tcp,x\n", "labels.csv:2"),
-        ("src,src_port,dst,dst_port,protocol,label\n::1,1,::2,2,quic,x\n", "labels.csv:2"),
+        ("src,src_port,dst,dst_port,protocol,label\n::1,1,::2,2,quic,x\n", "csv:2: 'quic' is no"),
+        (
+            "src,src_port,dst,dst_port,protocol,begin,label\n::1,1,::2,2,udp,monday,x\n",
+            "csv:2: 'monday' is no time",
+        ),
     ],
 )
 def test_a_bad_table_is_refused_by_line(tmp_path: Path, table: str, complaint: str) -> None:
