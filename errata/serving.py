@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -32,6 +32,9 @@ def with_traffic(app: Application, traffic: FastAPI) -> Application:
     def merged() -> dict[str, Any]:
         found, more = document(), traffic.openapi()
         found["paths"] |= more["paths"]
+        feedback = found["paths"].get(FEEDBACK)
+        if feedback is not None:
+            feedback["post"] = _either(feedback["post"], more["paths"][LABELS]["post"])
         found.setdefault("components", {}).setdefault("schemas", {}).update(
             more.get("components", {}).get("schemas", {})
         )
@@ -45,6 +48,25 @@ def with_traffic(app: Application, traffic: FastAPI) -> Application:
     app.state.service.telemetry.registry.register(service)
     app.state.ends_at_exit = [service.hub.close]
     return app
+
+
+def _either(of_items: dict[str, Any], of_flows: dict[str, Any]) -> dict[str, Any]:
+    """How the one route for both kinds of feedback is described."""
+
+    def choice(where: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+        schemas = [where(each)["content"]["application/json"] for each in (of_items, of_flows)]
+        either = [one for each in schemas for one in each["schema"].get("anyOf", [each["schema"]])]
+        return {"content": {"application/json": {"schema": {"anyOf": either}}}}
+
+    answered = choice(lambda each: each["responses"]["200"])
+    return of_items | {
+        "description": f"{of_items['description']} With a `label` it is about a flow, as "
+        f"`POST {LABELS}`.",
+        "requestBody": {"required": True} | choice(lambda each: each["requestBody"]),
+        "responses": of_flows["responses"]
+        | of_items["responses"]
+        | {"200": {"description": "Taken"} | answered},
+    }
 
 
 class _ByPath:

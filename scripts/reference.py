@@ -125,19 +125,43 @@ def _fields_of(operation: dict[str, Any], schemas: dict[str, Any]) -> list[str]:
         tables.append("\n".join(["| parameter | type | |", "|---|---|---|", *rows]) + "\n")
     content = operation.get("requestBody", {}).get("content", {})
     if "application/json" in content:
-        tables += _table("asked", content["application/json"]["schema"], schemas)
+        schema = content["application/json"]["schema"]
+        for each in schema.get("anyOf", [schema]):
+            tables += _table("asked", each, schemas)
+            for name in _parts(each, schemas):
+                tables += _table(f"`{name}`", {"$ref": name}, schemas)
     answer = operation["responses"].get("200", {}).get("content", {})
     if "application/json" in answer:
-        tables += _table("answered", answer["application/json"].get("schema", {}), schemas)
+        schema = answer["application/json"].get("schema", {})
+        for each in schema.get("anyOf", [schema]):
+            tables += _table("answered", each, schemas)
     return tables
 
 
+def _parts(schema: dict[str, Any], schemas: dict[str, Any]) -> list[str]:
+    """The models that what is asked consists of, each behind that which has it."""
+    found: list[str] = []
+    waiting = [_model(schema, schemas)]
+    while waiting:
+        for each in waiting.pop().get("properties", {}).values():
+            for inner in (each, each.get("items", {})):
+                name = inner.get("$ref", "").rsplit("/", 1)[-1]
+                if name and name not in found and "properties" in schemas[name]:
+                    found.append(name)
+                    waiting.append(schemas[name])
+    return found
+
+
+def _model(schema: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
+    model: dict[str, Any] = schemas.get(schema.get("$ref", "").rsplit("/", 1)[-1], schema)
+    return model
+
+
 def _table(title: str, schema: dict[str, Any], schemas: dict[str, Any]) -> list[str]:
-    name = schema.get("$ref", "").rsplit("/", 1)[-1]
-    found = schemas.get(name, schema)
+    found = _model(schema, schemas)
     required = set(found.get("required", ()))
     rows = [
-        f"| `{key}`{' *' if key in required and title == 'asked' else ''} | {_type(each)} | "
+        f"| `{key}`{' *' if key in required and title != 'answered' else ''} | {_type(each)} | "
         f"{_cell(each.get('description', ''))} |"
         for key, each in found.get("properties", {}).items()
     ]

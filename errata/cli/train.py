@@ -183,8 +183,9 @@ def register(app: typer.Typer) -> None:
         Labels are, in this order: --labels, or labels.csv in the folder (columns mac,label or
         src,src_port,dst,dst_port,protocol,label and optional begin,end,capture: seconds since 1970
         or ISO times, and a file's name); a *mac*.txt with the device's address in each class
-        folder; the class folders themselves; the names of captures that lie side by side (chat_1.pcap, chat_2.pcap). A run that was killed goes on
-        where it stopped when the same command is given again.
+        folder; the class folders themselves; the names of captures that lie side by side
+        (chat_1.pcap, chat_2.pcap). A run that was killed goes on where it stopped when the same
+        command is given again.
 
             errata train traffic --data captures/ --promote
 

@@ -140,9 +140,9 @@ def find_labels(
     """The label source of a data directory.
 
     In this order: `table`, or `labels.csv` in the directory, with columns `mac,label` or
-    `src,src_port,dst,dst_port,protocol,label` and optional `begin,end` (seconds since 1970, or ISO
-    times) and `capture` (a file's name); a file `*mac*.txt` with a MAC address in class folders; the
-    folders themselves.
+    `src,src_port,dst,dst_port,protocol,label` and optional `begin,end` (seconds since 1970, or
+    ISO times) and `capture` (a file's name); a file `*mac*.txt` with a MAC address in class
+    folders; the folders themselves.
 
     Raises:
         ValueError: the table lacks columns or has an unreadable row (named by its line).

@@ -39,6 +39,7 @@ IN_MEMORY_BYTES = 1 << 20  # a larger upload waits on disk
 MAX_JSON_BYTES = 8_000_000
 HEARTBEAT_S = 15.0
 
+_SCHEMA = "#/components/schemas/{model}"
 _BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -51,7 +52,7 @@ _BODY: dict[str, Any] = {
                     "properties": {"capture": {"type": "string", "format": "binary"}},
                 }
             },
-            "application/json": {"schema": FlowsRequest.model_json_schema()},
+            "application/json": {"schema": {"$ref": _SCHEMA.format(model=FlowsRequest.__name__)}},
         },
     }
 }
@@ -75,6 +76,15 @@ def create_app(settings: ClassifySettings) -> FastAPI:
     app.state.classify = service
     problems.install(app)
     _add_routes(app, service, settings)
+    document = app.openapi
+
+    def described() -> dict[str, Any]:
+        found = document()
+        flows = FlowsRequest.model_json_schema(ref_template=_SCHEMA)
+        found["components"]["schemas"] |= flows.pop("$defs") | {FlowsRequest.__name__: flows}
+        return found
+
+    app.openapi = described  # type: ignore[method-assign]
     return app
 
 

@@ -41,7 +41,8 @@ class _Model(BaseModel):
 class PacketFeatures(_Model):
     """One packet of a flow.
 
-    `fields` are `feature_store.traffic.flows.HEADER_FIELDS`; those that are left out are 0.
+    A model that reads header fields (tier T1) wants `fields` of every packet; of those, what is
+    left out is 0.
     """
 
     size: int = Field(ge=1, le=0xFFFFFF, description="bytes of the IP packet")
