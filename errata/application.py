@@ -17,6 +17,7 @@ from feature_store.error_memory.usage import Usage
 from feature_store.online import connect
 from feature_store.online.messages import MessageSource, RedisMessages
 from feature_store.registry import Registry
+from feature_store.registry.names import TRAFFIC
 from services import dashboard
 from services.access import Traced
 from services.application import Application
@@ -24,6 +25,7 @@ from services.classify.app import create_app as create_traffic
 from services.classify.service import ClassifyService
 from services.classify.settings import ClassifySettings
 from services.memory_telemetry import MemoryTelemetry
+from services.readiness import Reference
 from services.recommend.app import create_app
 from services.recommend.pseudonymous import PathsUnderPseudonym
 from services.recommend.service import RecommendService
@@ -44,9 +46,11 @@ def application(
 ) -> Application:
     """The routes of the API, and behind them the dashboard at `/`; traced where OTEL_* says so.
     `labels_stream`: outcomes also come from this Redis Stream, or `kafka://HOST:PORT/TOPIC`."""
-    app = create_app(settings)
+    also = () if traffic is None else (Reference(TRAFFIC, traffic.alias),)
+    app = create_app(settings, others=also)
     recommending: RecommendService = app.state.service
-    flows = None if traffic is None else create_traffic(traffic)
+    catalogues = [Reference(each.model, each.alias) for each in settings.every_catalogue().values()]
+    flows = None if traffic is None else create_traffic(traffic, others=catalogues)
     classifying: ClassifyService | None = None if flows is None else flows.state.classify
     if labels_stream is not None:
         messages = _messages(labels_stream, settings)

@@ -10,6 +10,7 @@ import orjson
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from feature_store.registry.names import TRAFFIC
 from services.application import Application
 from services.classify.app import CLASSIFY, LABELS, VERDICTS
 from services.classify.service import ClassifyService
@@ -20,7 +21,7 @@ LARGEST_LABEL_BYTES = 256_000
 
 def with_traffic(app: Application, traffic: FastAPI) -> Application:
     """`app`, which now also answers the routes of `traffic`, starts and stops it, describes it in
-    its OpenAPI document and shows its metrics."""
+    its OpenAPI document, shows its metrics and is as ready as both are."""
     lifespan = app.router.lifespan_context
     document = app.openapi
 
@@ -46,6 +47,7 @@ def with_traffic(app: Application, traffic: FastAPI) -> Application:
     app.before(_ByPath, traffic=traffic)
     service: ClassifyService = traffic.state.classify
     app.state.service.telemetry.registry.register(service)
+    app.state.service.beside.append((TRAFFIC, service.readiness))
     app.state.ends_at_exit = [service.hub.close]
     return app
 

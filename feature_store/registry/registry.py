@@ -141,6 +141,12 @@ class Registry:
                 continue
         return found
 
+    def was_promoted(self, model: str) -> bool:
+        """Whether any alias, be it unreadable, points at a version of `model`."""
+        return any(
+            path.endswith(".json") for path in self._children(f"{self._root}/{model}/aliases")
+        )
+
     def alias_history(self, model: str, alias: str) -> tuple[str, ...]:
         """The versions that `alias` pointed at, newest last."""
         return self._alias(model, alias).history

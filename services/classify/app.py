@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Annotated, Any, BinaryIO, cast
 
@@ -32,6 +32,7 @@ from services.classify.service import ClassifyService
 from services.classify.settings import ClassifySettings
 from services.classify.sinks import Subscription
 from services.problems import ProblemError, documented, invalid
+from services.readiness import Reference
 
 CLASSIFY, VERDICTS, LABELS = "/v1/classify", "/v1/verdicts", "/v1/labels"
 NEIGHBOURS = VERDICTS + "/{prediction_id}/neighbours"
@@ -58,9 +59,10 @@ _BODY: dict[str, Any] = {
 }
 
 
-def create_app(settings: ClassifySettings) -> FastAPI:
-    """The application; `app.state.classify` is its `ClassifyService`."""
-    service = ClassifyService(settings)
+def create_app(settings: ClassifySettings, *, others: Sequence[Reference] = ()) -> FastAPI:
+    """The application; `app.state.classify` is its `ClassifyService`. `others`: what else the
+    process serves."""
+    service = ClassifyService(settings, others=others)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from typing import BinaryIO
 
@@ -15,7 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from feature_store.editions.traffic import MODEL_NAME
 from feature_store.error_memory.remembered import Remembered
 from feature_store.online import connect
-from feature_store.registry import Registry, RegistryError
+from feature_store.registry import Registry, UnknownVersionError
 from feature_store.traffic.capture import InterfaceUnavailableError, NotACaptureError, open_capture
 from feature_store.traffic.features import Tier
 from services.classify.correction import Corrector, Uncorrected
@@ -44,6 +44,7 @@ from services.classify.telemetry import TrafficTelemetry
 from services.classify.verdict import Verdict
 from services.names import unique_names
 from services.problems import ProblemError, disconnected
+from services.readiness import Health, Reference, Unnamed
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +59,9 @@ class ClassifyService:
         watching: what the live source is doing, or why it is not; None without one.
     """
 
-    def __init__(self, settings: ClassifySettings) -> None:
-        """Loads nothing yet: `refresh` does, and may be called again and again."""
+    def __init__(self, settings: ClassifySettings, *, others: Sequence[Reference] = ()) -> None:
+        """Loads nothing yet: `refresh` does, and may be called again and again. `others`: what else
+        the process serves."""
         self.hub = Hub()
         self.relay: Relay | None = None
         self._recent = RecentFlows()
@@ -70,7 +72,9 @@ class ClassifyService:
         self._served: ServedEdition | None = None
         self._memory: TrafficMemory | None = None
         self._labels = LabelLog(settings.labels) if settings.labels else None
-        self._not_loaded = "no version was loaded yet"
+        self._unnamed = Unnamed(self._registry, MODEL_NAME, tuple(others))
+        self._problem: str | None = "no version was loaded yet"
+        self._left_out = False
         self._stopped = threading.Event()
         self._watcher: threading.Thread | None = None
         self._stream: StreamClassifier | None = None
@@ -90,10 +94,9 @@ class ClassifyService:
             wanted = self._registry.resolve(MODEL_NAME, alias)
             if self._served is None or self._served.version != wanted:
                 self._serve(load_served(self._registry, alias))
+            self._problem = None
         except Exception as error:  # an edition of other code can fail in any way
-            if str(error) != self._not_loaded and not isinstance(error, RegistryError):
-                log.error("no new traffic model was loaded: %s", error)
-            self._not_loaded = str(error)
+            self._say_why(error)
         if self._memory is not None and self._memory.rebased is None:
             with suppress(redis.RedisError):  # away since the version was loaded
                 self._memory.begin()
@@ -101,6 +104,16 @@ class ClassifyService:
         if self._served is not None and self._settings.watch and self._watcher is None:
             self._watcher = threading.Thread(target=self._watch, args=(self._settings.watch,))
             self._watcher.start()
+
+    def readiness(self) -> Health | None:
+        """Whether traffic can be classified; None where nobody waits for it."""
+        served, problem = self._served, self._problem
+        if served is None:
+            return None if self._left_out else Health(status="unavailable", reasons=[problem or ""])
+        reasons = [] if problem is None else [f"version {served.version} serves on: {problem}"]
+        return Health(
+            status="degraded" if reasons else "ok", model_version=served.version, reasons=reasons
+        )
 
     def classify_capture(
         self, capture: BinaryIO, *, provisional: bool, gone: Callable[[], bool] = lambda: False
@@ -321,6 +334,23 @@ class ClassifyService:
         if before is not None:
             before.close()
 
+    def _say_why(self, error: Exception) -> None:
+        """Say, once, why there is no new version."""
+        before = self._problem, self._left_out
+        # A live source is not named in vain: its model is waited for.
+        self._left_out = (
+            isinstance(error, UnknownVersionError)
+            and self._settings.watch is None
+            and self._unnamed.left_out()
+        )
+        self._problem = str(error) or type(error).__name__
+        if before == (self._problem, self._left_out):
+            return
+        if self._left_out and self._served is None:
+            log.info("no traffic is classified, and no model for it is waited for: %s", error)
+        else:
+            log.error("no new traffic model was loaded: %s", error)
+
     def _emit(self, verdicts: list[Verdict]) -> None:
         self.telemetry.said(verdicts)
         self.hub.write(verdicts)
@@ -342,7 +372,7 @@ class ClassifyService:
             raise ProblemError(
                 status=503,
                 title="No model is loaded",
-                detail=f"{self._not_loaded}. Train one with `errata train traffic --data DIR "
+                detail=f"{self._problem}. Train one with `errata train traffic --data DIR "
                 "--promote`.",
             )
         return self._served

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any
 
@@ -17,6 +17,7 @@ from services import problems
 from services.access import Access, AdminPort, KeyFile, RequestId
 from services.application import Application
 from services.problems import documented
+from services.readiness import Health, Reference
 from services.recommend import browsing, documentation
 from services.recommend.batcher import OverloadedError
 from services.recommend.catalogue import CatalogueService
@@ -26,7 +27,6 @@ from services.recommend.schemas import (
     MAX_K,
     FeedbackRequest,
     FeedbackResponse,
-    Health,
     ItemChange,
     ItemId,
     ItemRequest,
@@ -55,13 +55,14 @@ CatalogueName = Annotated[
 OTHERS_UNDER_WAY = 256
 
 
-def create_app(settings: ServeSettings) -> Application:
+def create_app(settings: ServeSettings, *, others: Sequence[Reference] = ()) -> Application:
     """The application; the editions are loaded before the first request.
 
+    `others`: what else the process serves; what is there then need not be a recommender.
     `app.state.service` is the service; whatever is mounted at `/` later (a dashboard) comes behind
     the routes that are here.
     """
-    service = RecommendService(settings)
+    service = RecommendService(settings, others=others)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -197,7 +198,7 @@ def _add_operations(app: FastAPI, service: RecommendService) -> None:
 
     @app.get("/readyz", tags=["operate"], responses={503: {"model": Health}})
     async def readyz() -> Health:
-        """Whether requests can be answered; `degraded` still answers."""
+        """Whether all that is to be served is; `degraded` still answers. See `docs/deploy.md`."""
         health = service.readiness()
         status = 503 if health.status == "unavailable" else 200
         response: Any = JSONResponse(health.model_dump(), status_code=status)

@@ -19,6 +19,7 @@ from feature_store.registry import Registry
 from feature_store.vectors import single_threaded
 from services.names import unique_names
 from services.problems import ProblemError
+from services.readiness import Health, Unnamed
 from services.recommend.answering import Answering, Asked
 from services.recommend.assortment import Assortment
 from services.recommend.item_changes import ItemChanges
@@ -28,7 +29,6 @@ from services.recommend.pseudonymous import under_pseudonym
 from services.recommend.schemas import (
     FeedbackRequest,
     FeedbackResponse,
-    Health,
     ItemChange,
     ItemRequest,
     ModelInfo,
@@ -66,11 +66,12 @@ class CatalogueService:
         headroom: Headroom,
         prediction_ttl_s: int,
         pseudonyms: Pseudonyms | None = None,
+        unnamed: Unnamed | None = None,
     ) -> None:
         """Loads nothing yet: `refresh` does, and may be called again and again.
 
         What is served waits `prediction_ttl_s` for its outcome, and is not kept where `headroom`,
-        which others look after, says that there is none.
+        which others look after, says that there is none. `unnamed`: see `Versions`.
         """
         self.name = name
         self._headroom = headroom
@@ -106,6 +107,7 @@ class CatalogueService:
             memories=self._memories,
             recent=recent,
             telemetry=telemetry,
+            unnamed=unnamed,
         )
         self._answering = Answering(
             name,
@@ -338,8 +340,10 @@ class CatalogueService:
             ],
         )
 
-    def readiness(self) -> Health:
-        """Whether requests can be answered, and how well."""
+    def readiness(self) -> Health | None:
+        """Whether requests can be answered, and how well; None where nobody waits for it."""
+        if self._versions.left_out:
+            return None
         served, missing = self._versions.champion, self._versions.missing()
         if served is None:
             return Health(status="unavailable", reasons=missing[:1])

@@ -188,14 +188,6 @@ class ItemChange(_Schema):
     revision: int = Field(description="Counts the changes of the catalogue.")
 
 
-class Health(_Schema):
-    """Whether the process is alive, or ready to serve."""
-
-    status: Literal["ok", "degraded", "unavailable"]
-    model_version: str | None = None
-    reasons: list[str] = []
-
-
 class ModelInfo(_Schema):
     """One version in the registry."""
 

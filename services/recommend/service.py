@@ -19,11 +19,12 @@ from feature_store.online import Headroom, connect
 from feature_store.registry import Registry
 from feature_store.vectors import single_threaded
 from services.problems import ProblemError
+from services.readiness import Health, Reference, Unnamed, together
 from services.recommend.answering import Asked
 from services.recommend.batcher import Batcher, OverloadedError
 from services.recommend.catalogue import CatalogueService
 from services.recommend.pseudonymous import under_pseudonym
-from services.recommend.schemas import Health, RecommendationRequest
+from services.recommend.schemas import RecommendationRequest
 from services.recommend.settings import DEFAULT_CATALOGUE, ServeSettings
 from services.recommend.telemetry import Telemetry
 
@@ -37,15 +38,22 @@ class RecommendService:
 
     Attributes:
         after_refresh: is called after each look at the aliases.
+        beside: what else the process serves, and how that is.
     """
 
-    def __init__(self, settings: ServeSettings) -> None:
-        """Loads nothing yet: `refresh` does, and may be called again and again."""
+    def __init__(self, settings: ServeSettings, *, others: Sequence[Reference] = ()) -> None:
+        """Loads nothing yet: `refresh` does, and may be called again and again. `others`: what else
+        the process serves."""
         self.telemetry = Telemetry()
         registry, limits = Registry(settings.registry), settings.limits
         self._pseudonyms = settings.pseudonyms
         self._redis = client = connect(settings.redis_url, timeout_s=limits.redis_ms / 1e3)
         self._headroom = Headroom("predictions", share=limits.redis_share)
+        others = [
+            *(Reference(each.model, each.alias) for each in settings.catalogues.values()),
+            *others,
+        ]
+        unnamed = Unnamed(registry, settings.model, tuple(others))
         self._catalogues = {
             name: CatalogueService(
                 name,
@@ -58,9 +66,11 @@ class RecommendService:
                 headroom=self._headroom,
                 prediction_ttl_s=limits.prediction_ttl_s,
                 pseudonyms=self._pseudonyms,
+                unnamed=None if name != DEFAULT_CATALOGUE or settings.names_default else unnamed,
             )
             for name, each in settings.every_catalogue().items()
         }
+        self.beside: list[tuple[str, Callable[[], Health | None]]] = []
         self.after_refresh: list[Callable[[], None]] = []
         self._batcher: Batcher[_Ask, bytes] = Batcher(
             self._compute,
@@ -132,21 +142,9 @@ class RecommendService:
         )
 
     def readiness(self) -> Health:
-        """Answer `/readyz`: the worst of the catalogues."""
-        healths = {name: each.readiness() for name, each in self._catalogues.items()}
-        if len(healths) == 1:
-            return healths[DEFAULT_CATALOGUE]
-        order = ["ok", "degraded", "unavailable"]
-        worst = max(healths.values(), key=lambda each: order.index(each.status))
-        some_answer = any(each.status != "unavailable" for each in healths.values())
-        status = "degraded" if worst.status == "unavailable" and some_answer else worst.status
-        return Health(
-            status=status,
-            model_version=healths[DEFAULT_CATALOGUE].model_version,
-            reasons=[
-                f"{name}: {reason}" for name, each in healths.items() for reason in each.reasons
-            ],
-        )
+        """Answer `/readyz`: the worst of all that is to be served."""
+        catalogues = [(name, each.readiness()) for name, each in self._catalogues.items()]
+        return together(catalogues + [(name, readiness()) for name, readiness in self.beside])
 
     def _compute(self, asks: Sequence[_Ask]) -> list[bytes | BaseException]:
         self.telemetry.batch.observe(len(asks))

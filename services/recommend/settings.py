@@ -165,6 +165,11 @@ class ServeSettings(_Settings):
                 )
         return self
 
+    @property
+    def names_default(self) -> bool:
+        """Whether anybody said what the catalogue `default` is."""
+        return DEFAULT_CATALOGUE in self.catalogues or "model" in self.model_fields_set
+
     def every_catalogue(self) -> dict[str, CatalogueSettings]:
         """All catalogues, `default` included."""
         default = CatalogueSettings(model=self.model, alias=self.alias, tenant=self.tenant)

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from feature_store.editions import RecommenderEdition
 from feature_store.pacing import BESIDE_ANSWERS, Pause, Unhurried, no_pause
 from feature_store.pseudonyms import differs
-from feature_store.registry import Registry, RegistryError
+from feature_store.registry import Registry, RegistryError, UnknownVersionError
 from services.problems import ProblemError
+from services.readiness import Unnamed
 from services.recommend.item_changes import ItemChanges
 from services.recommend.loading import Served, load_served
 from services.recommend.memory import Memories
@@ -45,13 +46,16 @@ class Versions:
         memories: Memories,
         recent: RecentQueries,
         telemetry: Telemetry,
+        unnamed: Unnamed | None,
     ) -> None:
         """Loads nothing yet. `name`: of the catalogue; `user_key`: names the key under which users
-        are known here; `recent`: what a version is warmed with."""
+        are known here; `recent`: what a version is warmed with; `unnamed`: says whether a model
+        that no setting names is waited for."""
         self._name, self._settings = name, settings
         self._registry, self._device, self._user_key = registry, device, user_key
         self._changes, self._memories = changes, memories
         self._recent, self._telemetry = recent, telemetry
+        self._unnamed, self._left_out = unnamed, False
         self._arms: dict[str, Served] = {}
         self._closing = threading.Event()
         self._named_otherwise: dict[str, str] = {}
@@ -102,9 +106,7 @@ class Versions:
             try:
                 self._refresh_arm(arm, alias, changed=changed, pause=pause)
             except (RegistryError, OSError) as error:
-                if str(error) != self._not_loaded.get(arm):
-                    log.error("no new version was loaded for %s: %s", self._name, error)
-                self._not_loaded[arm] = str(error)
+                self._say_why(arm, error)
 
     def close(self) -> None:
         """Do not let the end wait for what is being loaded."""
@@ -117,6 +119,11 @@ class Versions:
         salted = f"{self._name}\0{self._settings.challenger}\0{user_id}".encode()
         place = int.from_bytes(hashlib.blake2b(salted, digest_size=8).digest()) / 2**64
         return CHALLENGER if place < self._settings.challenger_share else CHAMPION
+
+    @property
+    def left_out(self) -> bool:
+        """Whether nothing serves and nothing is waited for."""
+        return self._left_out and self.champion is None
 
     @property
     def named_otherwise(self) -> list[str]:
@@ -170,6 +177,23 @@ class Versions:
             )
         self._compare_names(arm, served.version)
         self._switch(arm, served)
+
+    def _say_why(self, arm: str, error: Exception) -> None:
+        """Say, once, why an arm has no new version."""
+        before = self._not_loaded.get(arm), self._left_out
+        if arm == CHAMPION:
+            self._left_out = (
+                isinstance(error, UnknownVersionError)
+                and self._unnamed is not None
+                and self._unnamed.left_out()
+            )
+        self._not_loaded[arm] = str(error)
+        if before == (str(error), self._left_out):
+            return
+        if arm == CHAMPION and self.left_out:
+            log.info("no recommender is served, and none is waited for: %s", error)
+        else:
+            log.error("no new version was loaded for %s: %s", self._name, error)
 
     def _compare_names(self, arm: str, version: str) -> None:
         """Say so where a version learned of users under names that are not those used here."""

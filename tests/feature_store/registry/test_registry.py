@@ -88,8 +88,10 @@ def test_a_published_version_opens_with_the_same_bytes(registry, tmp_path):
 
 def test_an_alias_moves_and_rolls_back(registry, tmp_path):
     first, second = publish(registry, tmp_path, "one"), publish(registry, tmp_path, "two")
+    assert not registry.was_promoted("recommender")
     registry.promote("recommender", first, alias="champion")
     registry.promote("recommender", second, alias="champion")
+    assert registry.was_promoted("recommender")
     assert registry.aliases("recommender") == {"champion": second}
     assert registry.rollback("recommender", alias="champion") == first
     assert registry.resolve("recommender", "champion") == first
@@ -194,6 +196,7 @@ def test_a_broken_alias_is_named_and_repaired_by_promoting(tmp_path, text):
     with pytest.raises(RegistryError, match="champion"):
         registry.open("recommender", "champion")
     assert registry.aliases("recommender") == {}
+    assert registry.was_promoted("recommender")
     registry.promote("recommender", version, alias="champion")
     assert registry.resolve("recommender", "champion") == version
 
