@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from errata.cli.evaluate_memory import Kind, open_subject
+from errata.cli.explained_flow import explained_flow, flow_facts, print_flow
 from errata.cli.memory_entries import (
     Origins,
     flow_rows,
@@ -122,8 +123,23 @@ def register(app: typer.Typer) -> None:
         tenant: Tenant = "default",
         json: Json = False,
     ) -> None:
-        """Say what the memory holds near each item of an answer that still waits for its outcome:
-        the model's probability, and what it becomes."""
+        """Say what the memory makes of an answer.
+
+        Of recommendations, while they wait for their outcome: each item's probability by the model,
+        and what it becomes. Of a flow, while its verdict is among the newest: what the model alone
+        says, what was answered, what would be answered now, and the entries that move it; what is
+        no longer kept one by one may move it too.
+
+            errata memory explain 6f1c… --model traffic
+        """
+        if model == TRAFFIC:
+            with opened_memory(model, version, tenant) as opened:
+                found, rows = explained_flow(opened, prediction_id)
+            if json:
+                print_json(flow_facts(found) | {"entries": rows})
+            else:
+                print_flow(found, rows)
+            return
         from feature_store.error_memory.outcomes import Outcomes
 
         with opened_memory(model, version, tenant) as opened:

@@ -15,6 +15,8 @@ from feature_store.error_memory.neighbours import NOTHING, Neighbours, probed_bu
 FloatArray = NDArray[np.float32]
 # An entry counts as heard where its kernel weight is at least this.
 _HEARD = 0.1
+# What would move a prediction by less is not said to.
+_MOVES = 1e-4
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class Influential:
 
     Attributes:
         influence: (k,) float32: how far the entry alone would move a prediction at its own place,
-            half the sum of |label - prediction| times the weight that the experts give it now.
+            or at the one that was asked about: half the sum of |label - prediction| times the
+            weight that the experts give it now.
         keys: (k, d); labels, predictions: (k, C); weights, ages: (k,), ages in entries since.
         time_ms: (k,) int64; sources, feedback_ids: (k,) uint64, see `source_id`.
     """
@@ -40,18 +43,38 @@ class Influential:
 
 
 def most_influential(
-    table: Neighbours, kernels: Kernels, trust: NDArray[np.float64], *, now: int, k: int
+    table: Neighbours,
+    kernels: Kernels,
+    trust: NDArray[np.float64],
+    *,
+    now: int,
+    k: int,
+    at: FloatArray | None = None,
+    probes: int = 1,
 ) -> Influential:
-    """See `Influential`; `trust` (kernels,) is how much each kernel is listened to."""
-    buckets, slots = np.nonzero(table.sequence != NOTHING)
+    """See `Influential`; `trust` (kernels,) is how much each kernel is listened to. With a key `at`
+    (d,) only what is heard there, in as many buckets as a read looks at, `probes`."""
+    kept = table.sequence != NOTHING
+    if at is not None:
+        looked_at = np.empty(probes, np.int64)
+        margins = np.empty(table.planes.shape[1], np.float32)
+        found = probed_buckets(table, at, looked_at, margins)
+        kept &= np.isin(np.arange(len(kept)), looked_at[:found])[:, None]
+    buckets, slots = np.nonzero(kept)
     ages = now - table.sequence[buckets, slots]
     weights = table.weights[buckets, slots]
     faded = np.exp(-kernels.rates[kernels.rate_of].astype(np.float64)[:, None] * ages)
+    if at is not None:
+        keys = table.keys.view(np.float16)[buckets, :, slots].astype(np.float32)
+        distances = ((keys - at) ** 2).sum(1)
+        faded *= np.exp(-kernels.betas[kernels.beta_of].astype(np.float64)[:, None] * distances)
     error = table.labels[buckets, :, slots] - table.predictions[buckets, :, slots]
     size = np.abs(error).sum(1) / (2 if error.shape[1] > 1 else 1)
     influence = (size * weights * (trust @ faded)).astype(np.float32)
     best = np.argsort(-influence, kind="stable")[:k]
-    at, across = (buckets[best], slots[best]), (buckets[best], slice(None), slots[best])
+    if at is not None:
+        best = best[influence[best] >= _MOVES]
+    cells, across = (buckets[best], slots[best]), (buckets[best], slice(None), slots[best])
     return Influential(
         influence=influence[best],
         keys=table.keys.view(np.float16)[across].astype(np.float32),
@@ -59,9 +82,9 @@ def most_influential(
         predictions=table.predictions[across],
         weights=weights[best],
         ages=ages[best],
-        time_ms=table.time_ms[at],
-        sources=table.sources[at],
-        feedback_ids=table.feedback_ids[at],
+        time_ms=table.time_ms[cells],
+        sources=table.sources[cells],
+        feedback_ids=table.feedback_ids[cells],
     )
 
 

@@ -227,14 +227,20 @@ class ErrorMemory:
         with self._lock:
             self._sequence = max(self._sequence, number)
 
-    def influential(self, k: int) -> Influential:
-        """The `k` stored errors that speak loudest now; none where a policy keeps none one by
-        one."""
+    def influential(self, k: int, *, at: FloatArray | None = None) -> Influential:
+        """The `k` stored errors that speak loudest now, anywhere or to a prediction whose key is
+        `at` (d,); none where a policy keeps none one by one."""
         kernels = self._parameters.kernels
         with self._lock:
             trust = self._mixture.weights.mean(0)[1 : 1 + len(kernels.beta_of)]
             return most_influential(
-                self._neighbours, kernels, trust, now=self._sequence, k=k if len(trust) else 0
+                self._neighbours,
+                kernels,
+                trust,
+                now=self._sequence,
+                k=k if len(trust) else 0,
+                at=at,
+                probes=self._parameters.probes,
             )
 
     def heard(self, keys: FloatArray) -> NDArray[np.int64]:

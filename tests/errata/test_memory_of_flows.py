@@ -132,6 +132,47 @@ def test_tail_names_what_entries_are_about_a_line_each(taught: Taught, capsys) -
     assert said(capsys, "tail")[0]["source_name"] == "analyst-7"
 
 
+def test_explain_says_what_the_service_says_of_a_flow_and_what_moves_it(
+    taught: Taught, capsys
+) -> None:
+    for verdict in (taught.labelled[0], taught.others[0]):
+        prediction_id = verdict["prediction_id"]
+        path = f"/v1/verdicts/{prediction_id}/neighbours"
+        now = taught.client.get(path, params={"k": 1}).json()["flows"][0]
+        facts = said(capsys, "explain", prediction_id)
+        assert facts["verdict"]["label"] == verdict["label"]
+        assert facts["now"]["label"] == now["label"]
+        assert facts["now"]["confidence"] == pytest.approx(now["confidence"], abs=1e-5)
+        assert facts["version"] == verdict["model_version"]
+        # Nothing was remembered when it was answered.
+        assert facts["model"]["label"] == verdict["label"]
+    facts = said(capsys, "explain", taught.labelled[0]["prediction_id"])
+    assert facts["now"]["guess"] == "new-game" != facts["model"]["guess"]
+    loudest = facts["entries"][0]
+    assert (loudest["outcome"], loudest["source_name"]) == ("new-game", "analyst-7")
+    influences = [each["influence"] for each in facts["entries"]]
+    assert influences == sorted(influences, reverse=True)
+    command = ["memory", "explain", taught.labelled[0]["prediction_id"], "--model", "traffic"]
+    capsys.readouterr()
+    assert run(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any("with the memory as it is now" in line and "new-game" in line for line in lines)
+    assert any("analyst-7" in line and "new-game" in line for line in lines)
+
+
+def test_a_verdict_that_is_not_kept_or_of_another_version_is_one_line(
+    taught: Taught, trained: TrafficEdition, tmp_path: Path, capsys
+) -> None:
+    assert run(["memory", "explain", "never-was", "--model", "traffic"]) == 2
+    assert "no final verdict 'never-was' is kept" in " ".join(capsys.readouterr().err.split())
+    registry = Registry(str(taught.home / "registry"))
+    first = taught.labelled[0]
+    publish(registry, trained, tmp_path / "second")
+    assert run(["memory", "explain", first["prediction_id"], "--model", "traffic"]) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"give --version {first['model_version']}" in told
+
+
 def test_forgetting_says_how_many_entries_it_meets(taught: Taught, capsys) -> None:
     def told(source: str) -> str:
         capsys.readouterr()

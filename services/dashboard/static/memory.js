@@ -87,7 +87,7 @@ export function view(panel) {
           h("ul", { class: "weights" }, weights.map(([expert, share]) => h("li", {}, h("span", { title: expert }, inWords(expert)), h("span", { class: "meter" }, h("i", { class: expert === "base" ? "fb" : "fr", style: { width: `${100 * share}%` } })), h("small", {}, percent(share))))))),
       entries.length > 0 && [h("h3", {}, "The loudest entries"), loudest(each, entries, name)],
       h("details", { "data-key": each.version }, h("summary", {}, "From a shell"),
-        h("div", { class: "stack tight" }, [`errata memory tail --model ${each.model}`, "errata memory explain PREDICTION_ID", `errata memory forget --model ${each.model} --where source=NAME`].map((command) => h("div", {}, copyable(command))))));
+        h("div", { class: "stack tight" }, [`errata memory tail --model ${each.model}`, `errata memory explain PREDICTION_ID --model ${each.model}`, `errata memory forget --model ${each.model} --where source=NAME`].map((command) => h("div", {}, copyable(command))))));
   }
 
   function loudest(each, entries, name) {

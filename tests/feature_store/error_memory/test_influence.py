@@ -55,10 +55,24 @@ def test_only_what_is_near_is_heard():
     ]
 
 
+def test_what_moves_a_prediction_is_what_is_near_it():
+    memory = ErrorMemory(POLICY, d=D, n_classes=1)
+    at = places(1)[0].astype(np.float32)
+    near, far = at + 0.2 * places(2)[1], -at
+    memory.write(entries(np.stack([far, near, at]), labels=[1, 1, 1], predictions=[0.1, 0.1, 0.5]))
+    assert memory.influential(3).feedback_ids.tolist() == [2, 1, 3]
+    found = memory.influential(3, at=at)
+    assert found.feedback_ids.tolist() == [3, 2]
+    trust = memory.stats().weights["kernel β=30 t½=50"]
+    heard = np.exp(-30 * 0.2**2) * 0.5 ** (2 / 50)
+    assert found.influence[1] == pytest.approx(0.9 * trust * heard, rel=1e-2)
+
+
 def test_a_policy_without_neighbours_has_none_to_show():
     memory = ErrorMemory(MemoryPolicy(), d=D, n_classes=1)
     memory.write(entries(places(2), labels=[1, 0], predictions=[0.5, 0.5]))
     assert len(memory.influential(5).influence) == 0
+    assert len(memory.influential(5, at=places(1)[0].astype(np.float32)).influence) == 0
     assert memory.heard(places(2).astype(np.float32)).tolist() == [0, 0]
 
 
