@@ -10,7 +10,9 @@ import typer
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 ConfigFile = Annotated[
     Path | None,
-    typer.Option("--config", help="YAML settings; see configs/.", exists=True, dir_okay=False),
+    typer.Option(
+        "--config", help="Settings in YAML, as --set names them.", exists=True, dir_okay=False
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,

@@ -233,7 +233,10 @@ def register(app: typer.Typer) -> None:
         data: Captures,
         protocol: Annotated[
             Literal["honest"],
-            typer.Option(help="Split by recording and time; every tier beside every baseline."),
+            typer.Option(
+                help="Split by recording and time. Trees and forest at every tier, the rest of the "
+                "baselines at the model's own."
+            ),
         ] = "honest",
         seeds: Annotated[int, typer.Option(min=1, help="Trainings, each with another seed.")] = 1,
         tier: Annotated[

@@ -23,9 +23,9 @@ NAMES = {
     "majority": "majority",
 }
 TIERS = {
-    Tier.T0.value: "T0 sizes, directions, gaps",
-    Tier.T1.value: "T1 and header fields",
-    Tier.T2.value: "T2 and raw bytes (leaks)",
+    Tier.T0.value: "T0 (sizes, directions, gaps)",
+    Tier.T1.value: "T1 (T0 and header fields)",
+    Tier.T2.value: "T2 (T1 and raw bytes; leaks)",
 }
 
 

@@ -155,7 +155,7 @@ def _add_routes(app: FastAPI, service: ClassifyService, settings: ClassifySettin
     @app.get(NEIGHBOURS, tags=["classify"], responses=documented(404, 422))
     async def neighbours(
         prediction_id: Annotated[str, Path(max_length=64)],
-        k: Annotated[int, Query(ge=1, le=200)] = 12,
+        k: Annotated[int, Query(ge=1, le=200, description="Beside the flow itself.")] = 12,
     ) -> NeighboursResponse:
         """Recent flows like one flow, each with its verdict as it was and as it would be now: how
         far labels have reached."""
