@@ -378,37 +378,61 @@ class ClassifyService:
         return self._served
 
     def _watch(self, watch: Watch) -> None:
-        try:
-            with ExitStack() as stack:
-                source = stack.enter_context(
-                    open_source(
-                        capture=watch.capture,
-                        interface=watch.interface,
-                        follow=watch.follow,
-                        replay=watch.replay,
-                        stop=self._stopped.is_set,
-                    )
+        """Until the live source ends. An interface that goes away is looked for again."""
+        while True:
+            try:
+                self._classify_live(watch)
+                return
+            except InterfaceUnavailableError as error:
+                gone = f"nothing is watched until it is back: {error}"
+                if self.watching != gone:
+                    log.error("%s", gone)
+                self.watching = gone
+            except (NotACaptureError, OSError, ValueError) as error:
+                self.watching = f"nothing is watched: {error}"
+                log.error("%s", self.watching)
+                return
+            except Exception:
+                self.watching = "nothing is watched: the classifier failed; the log says how"
+                log.exception("the live source failed")
+                return
+            if self._stopped.wait(self._settings.refresh_s):
+                return
+
+    def _classify_live(self, watch: Watch) -> None:
+        with ExitStack() as stack:
+            source = stack.enter_context(
+                open_source(
+                    capture=watch.capture,
+                    interface=watch.interface,
+                    follow=watch.follow,
+                    replay=watch.replay,
+                    stop=self._stopped.is_set,
                 )
-                served = self._serving()
-                stream = StreamClassifier(
-                    served, budget=watch.budget, clock=source.clock, corrector=self._memory
-                )
-                self._stream = stream
-                sinks: list[Sink] = []
-                if watch.redis_stream and self._settings.redis_url:
-                    sinks.append(RedisStream(connect(self._settings.redis_url), watch.redis_stream))
-                self.watching = f"watching {source.name}"
+            )
+            served = self._serving()
+            stream = StreamClassifier(
+                served, budget=watch.budget, clock=source.clock, corrector=self._memory
+            )
+            self._stream = stream
+            sinks: list[Sink] = []
+            if watch.redis_stream and self._settings.redis_url:
+                sinks.append(RedisStream(connect(self._settings.redis_url), watch.redis_stream))
+
+            def say(verdicts: list[Verdict]) -> None:
+                self._emit(verdicts)
+                for sink in sinks:
+                    sink.write(verdicts)
+
+            self.watching = f"watching {source.name}"
+            try:
                 for verdicts in classify(source, stream, stop=self._stopped.is_set):
-                    self._emit(verdicts)
-                    for sink in sinks:
-                        sink.write(verdicts)
+                    say(verdicts)
                     if self._served is not None and self._served is not served:
                         served = self._served
                         stream.use(served, self._memory)
-                self.watching = f"{source.name} has ended"
-        except (InterfaceUnavailableError, NotACaptureError, OSError, ValueError) as error:
-            self.watching = f"nothing is watched: {error}"
-            log.error("%s", self.watching)
-        except Exception:
-            self.watching = "nothing is watched: the classifier failed; the log says how"
-            log.exception("the live source failed")
+            except InterfaceUnavailableError:
+                for verdicts in stream.finish():  # what ran has ended, as far as can be seen
+                    say(verdicts)
+                raise
+            self.watching = f"{source.name} has ended"
