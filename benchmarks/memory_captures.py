@@ -206,7 +206,8 @@ def new_class(
 def hidden_keys(stream: Stream, schedule: Schedule) -> FloatArray:
     """Ours under the hidden vector alone: what the log probabilities in the key are worth."""
     width = stream.inputs.shape[1] - stream.n_classes
-    keys = np.ascontiguousarray(stream.keys[:, :width] * np.float32(np.sqrt(2)))
+    hidden = stream.keys[:, :width]
+    keys = hidden / np.linalg.norm(hidden, axis=1, keepdims=True)
     return replay(replace(stream, keys=keys), POLICY, schedule=schedule).corrected
 
 

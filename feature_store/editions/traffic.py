@@ -35,6 +35,7 @@ _CARD, _NETWORK, _TREE = "edition.json", "network.safetensors", "tree.txt"
 _FOREST = "forest.safetensors"
 _KEYS = "keys.safetensors"
 _LEAST_PROBABILITY = 1e-6
+_ORDINARY_LENGTH = 1.5  # of a key; those of training have a mean squared length of 1
 _LEAST_REMEMBERED = 1e-4  # below it, how unlikely a class is says nothing of a flow
 
 
@@ -136,11 +137,14 @@ class TrafficEdition:
 
         Hidden vector and log probabilities, side by side: the hidden vector alone knows nothing of
         the tree, and so nothing of which verdicts are alike. An edition whose `keys` are as wide as
-        its hidden vectors has those alone.
+        its hidden vectors has those alone. Of unit length, so that flows like each other are as
+        near whatever their length was; what is unlike all training keeps away from the others.
         """
-        if self.keys.centre.shape[0] == hidden.shape[1]:
-            return self.keys(hidden)
-        return self.keys(np.hstack([hidden, _log(probability)]))
+        alone = self.keys.centre.shape[0] == hidden.shape[1]
+        keys = self.keys(hidden if alone else np.hstack([hidden, _log(probability)]))
+        lengths = np.linalg.norm(keys, axis=1, keepdims=True)
+        unit: FloatArray = keys / np.clip(lengths, np.finfo(np.float32).tiny, _ORDINARY_LENGTH)
+        return unit
 
     def with_keys(self, flows: FlowBatch) -> TrafficEdition:
         """The same edition with keys that are scaled by what it says of `flows`."""

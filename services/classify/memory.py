@@ -64,15 +64,19 @@ REDIS_TIMEOUT_S = 2.0
 POLICY = MemoryPolicy(
     kernels=tuple(
         Kernel(beta=beta, half_life=half_life, gamma=gamma)
-        for beta, gamma in ((10.0, 0.0), (10.0, 1.0), (100.0, 0.0))
-        for half_life in (200.0, 5000.0)
+        for beta, half_life in ((7.0, 30.0), (15.0, 200.0))
+        for gamma in (0.0, 1.0)
     ),
+    # Labels are few and neighbours far apart: buckets would tear them asunder. Two, both of which
+    # are looked at, are the newest entries; what is older lives on in the sketch.
+    capacity=1024,
+    slots=512,
+    bits=1,
+    probes=2,
     sketches=(Sketch(bits=14, tables=16, gamma=0.0),),
-    # Few labels, and neighbours far apart: 256 buckets tear fewer of them asunder than 1,024.
-    slots=256,
-    probes=4,
-    bits=8,
     evidence=0.1,
+    # Too few labels to find out which expert is best: all of them nearly alike.
+    learning_rate=0.2,
     source_slots=0.5,
 )
 
