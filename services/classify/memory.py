@@ -64,7 +64,7 @@ REDIS_TIMEOUT_S = 2.0
 POLICY = MemoryPolicy(
     kernels=tuple(
         Kernel(beta=beta, half_life=half_life, gamma=gamma)
-        for beta, half_life in ((7.0, 30.0), (15.0, 200.0))
+        for beta, half_life in ((6.0, 15.0), (9.0, 60.0), (15.0, 300.0))
         for gamma in (0.0, 1.0)
     ),
     # Labels are few and neighbours far apart: buckets would tear them asunder. Two, both of which
