@@ -35,6 +35,8 @@ _CARD, _NETWORK, _TREE = "edition.json", "network.safetensors", "tree.txt"
 _FOREST = "forest.safetensors"
 _KEYS = "keys.safetensors"
 _LEAST_PROBABILITY = 1e-6
+# Of the log probabilities in which verdicts are alike; the rest is the hidden vector's.
+PROBABILITIES_SHARE = 0.6
 _ORDINARY_LENGTH = 1.5  # of a key; those of training have a mean squared length of 1
 _LEAST_REMEMBERED = 1e-4  # below it, how unlikely a class is says nothing of a flow
 
@@ -149,8 +151,11 @@ class TrafficEdition:
     def with_keys(self, flows: FlowBatch) -> TrafficEdition:
         """The same edition with keys that are scaled by what it says of `flows`."""
         found = self.classify(flows)
-        spaces = KeySpace.fit(found.hidden), KeySpace.fit(_log(found.probability))
-        return replace(self, keys=KeySpace.joined(*spaces))
+        hidden, probabilities = KeySpace.fit(found.hidden), KeySpace.fit(_log(found.probability))
+        keys = KeySpace.joined(
+            (hidden, 1 - PROBABILITIES_SHARE), (probabilities, PROBABILITIES_SHARE)
+        )
+        return replace(self, keys=keys)
 
     def probability(self, flows: FlowBatch) -> FloatArray:
         """(n, classes) float32: the calibrated probabilities of `classify` alone."""

@@ -33,12 +33,11 @@ class KeySpace:
         return cls(centre.astype(np.float32), scale.astype(np.float32))
 
     @classmethod
-    def joined(cls, *spaces: KeySpace) -> KeySpace:
-        """Of keys side by side: each part has an equal say in what is near."""
-        share = np.float32(len(spaces) ** -0.5)
+    def joined(cls, *parts: tuple[KeySpace, float]) -> KeySpace:
+        """Of keys side by side, each part with its share in what is near; shares add up to 1."""
         return cls(
-            np.concatenate([each.centre for each in spaces]),
-            np.concatenate([each.scale * share for each in spaces]),
+            np.concatenate([space.centre for space, _ in parts]),
+            np.concatenate([space.scale * np.float32(share**0.5) for space, share in parts]),
         )
 
     def __call__(self, keys: FloatArray) -> FloatArray:
