@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from feature_store.error_memory.compiled import compiled
 
 FloatArray = NDArray[np.float32]
+# Evidence below this moves nothing, and its reciprocal is no float32.
+FAINTEST = np.float32(1e-30)
 # A probability below this is no more surprising than this.
 SMALLEST = 1e-4
 
@@ -51,10 +53,11 @@ def estimate(
     weight = sums[0]
     total = np.float32(0.0)
     one = np.float32(1.0)
+    heard = weight > FAINTEST
     trust, inverse = weight / (weight + np.float32(evidence)), one / weight
     for c in range(n_classes):
         value = prediction[c]
-        if weight > 0:
+        if heard:
             label, before = sums[1 + c] * inverse, sums[1 + n_classes + c] * inverse
             new = np.float32(gamma) * (label - value)
             new += (one - np.float32(gamma)) * (label - before)

@@ -100,6 +100,20 @@ def test_a_distant_neighbourhood_changes_nothing():
     )
 
 
+@settings(deadline=None, max_examples=20)
+@given(distance=st.floats(0, 1), age=st.integers(24_000, 30_000))
+def test_an_entry_that_has_all_but_faded_changes_nothing(distance, age):
+    rules = policy(kernels=[{"beta": 16.0, "half_life": 200.0, "gamma": gamma} for gamma in (0, 1)])
+    memory = ErrorMemory(rules, d=4, n_classes=2)
+    old = np.array([[1, 1, 1, 1]], np.float32) / 2
+    wrong, truth = np.array([[0.9, 0.1]], np.float32), np.array([[0.0, 1.0]], np.float32)
+    memory.write(ErrorBatch.of(old, truth, wrong))
+    others = -np.repeat(old, age, axis=0)
+    memory.write(ErrorBatch.of(others, np.repeat(truth, age, 0), np.repeat(wrong, age, 0)))
+    near = old + np.array([[distance, 0, 0, 0]], np.float32)
+    np.testing.assert_allclose(memory.read(near, wrong).corrected, wrong, atol=1e-6)
+
+
 def test_a_repeated_mistake_is_corrected_at_once():
     memory = ErrorMemory(policy(), d=4, n_classes=2)
     key = np.ones((1, 4), np.float32) / 2
