@@ -1,22 +1,21 @@
-"""The endpoint's state: an edition, uploads, and the live source that is watched."""
+"""The endpoint's state: an edition, its memory, and what is asked of both."""
 
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from typing import BinaryIO
 
 import numpy as np
 import redis
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 
 from feature_store.editions.traffic import MODEL_NAME
 from feature_store.error_memory.remembered import Remembered
 from feature_store.online import connect
 from feature_store.registry import Registry, UnknownVersionError
-from feature_store.traffic.capture import InterfaceUnavailableError, NotACaptureError, open_capture
+from feature_store.traffic.capture import NotACaptureError, open_capture
 from feature_store.traffic.features import Tier
 from services.classify.correction import Corrector, Uncorrected
 from services.classify.labels import LabelLog
@@ -36,12 +35,13 @@ from services.classify.schemas import (
     NeighboursResponse,
     StreamVerdict,
 )
-from services.classify.settings import ClassifySettings, Watch
-from services.classify.sinks import Hub, RedisStream, Sink
-from services.classify.source import Source, open_source
+from services.classify.settings import ClassifySettings
+from services.classify.sinks import Hub
+from services.classify.source import Source
 from services.classify.stream import ServedEdition, StreamClassifier, classify
 from services.classify.telemetry import TrafficTelemetry
 from services.classify.verdict import Verdict
+from services.classify.watcher import Watcher
 from services.names import unique_names
 from services.problems import ProblemError, disconnected
 from services.readiness import Health, Reference, Unnamed
@@ -56,7 +56,6 @@ class ClassifyService:
         hub: all verdicts, of uploads and of the live source, and of the other replicas.
         relay: tells them and hears of theirs; None without Redis.
         telemetry: what is counted of them.
-        watching: what the live source is doing, or why it is not; None without one.
     """
 
     def __init__(self, settings: ClassifySettings, *, others: Sequence[Reference] = ()) -> None:
@@ -66,7 +65,6 @@ class ClassifyService:
         self.relay: Relay | None = None
         self._recent = RecentFlows()
         self._recent_stream: RecentStream | None = None
-        self.watching: str | None = None
         self._settings = settings
         self._registry = Registry(settings.registry)
         self._served: ServedEdition | None = None
@@ -75,9 +73,7 @@ class ClassifyService:
         self._unnamed = Unnamed(self._registry, MODEL_NAME, tuple(others))
         self._problem: str | None = "no version was loaded yet"
         self._left_out = False
-        self._stopped = threading.Event()
-        self._watcher: threading.Thread | None = None
-        self._stream: StreamClassifier | None = None
+        self._watcher: Watcher | None = None
         self.telemetry = TrafficTelemetry()
         if settings.redis_url is not None:
             client = connect(settings.redis_url, timeout_s=REDIS_TIMEOUT_S)
@@ -102,8 +98,14 @@ class ClassifyService:
                 self._memory.begin()
         self._show_drift()
         if self._served is not None and self._settings.watch and self._watcher is None:
-            self._watcher = threading.Thread(target=self._watch, args=(self._settings.watch,))
-            self._watcher.start()
+            self._watcher = Watcher(
+                self._settings.watch, self._settings, serving=self._now, emit=self._emit
+            )
+
+    @property
+    def watching(self) -> str | None:
+        """What the live source is doing, or why it is not; None without one."""
+        return None if self._watcher is None else self._watcher.status
 
     def readiness(self) -> Health | None:
         """Whether traffic can be classified; None where nobody waits for it."""
@@ -281,10 +283,9 @@ class ClassifyService:
 
     def close(self) -> None:
         """End the live source and every listener's stream."""
-        self._stopped.set()
         self.hub.close()
         if self._watcher is not None:
-            self._watcher.join()
+            self._watcher.close()
         if self._memory is not None:
             self._memory.close()
         if self.relay is not None:
@@ -293,30 +294,8 @@ class ClassifyService:
     def collect(self) -> Iterator[Metric]:
         """What `/metrics` says of traffic, for a `prometheus_client` registry."""
         yield from self.telemetry.registry.collect()
-        stream = self._stream
-        if stream is None:
-            return
-        counts = stream.counts
-        verdicts = CounterMetricFamily(
-            "errata_verdicts", "Verdicts of the live source", labels=["reason"]
-        )
-        for reason, count in list(counts.verdicts.items()):
-            verdicts.add_metric([str(reason)], count)
-        shed = CounterMetricFamily(
-            "errata_verdicts_shed", "What the live source gave up", labels=["what"]
-        )
-        for what, count in list(counts.shed.items()):
-            shed.add_metric([str(what)], count)
-        evicted = CounterMetricFamily(
-            "errata_flows_evicted", "Flows of the live source that ended for want of memory"
-        )
-        evicted.add_metric([], counts.evicted)
-        latency = GaugeMetricFamily(
-            "errata_verdict_latency_seconds", "Of the newest verdicts", labels=["quantile"]
-        )
-        for quantile in (0.5, 0.99):
-            latency.add_metric([str(quantile)], counts.latency_ms(quantile) / 1e3)
-        yield from (verdicts, shed, evicted, latency)
+        if self._watcher is not None:
+            yield from self._watcher.collect()
 
     def _serve(self, served: ServedEdition) -> None:
         """Let an edition answer, with a memory of its own."""
@@ -367,6 +346,9 @@ class ClassifyService:
             self.telemetry.error.labels(*names).set(drift.error)
             self.telemetry.rises.labels(*names).set(drift.rises)
 
+    def _now(self) -> tuple[ServedEdition, Corrector | None]:
+        return self._serving(), self._memory
+
     def _serving(self) -> ServedEdition:
         if self._served is None:
             raise ProblemError(
@@ -376,63 +358,3 @@ class ClassifyService:
                 "--promote`.",
             )
         return self._served
-
-    def _watch(self, watch: Watch) -> None:
-        """Until the live source ends. An interface that goes away is looked for again."""
-        while True:
-            try:
-                self._classify_live(watch)
-                return
-            except InterfaceUnavailableError as error:
-                gone = f"nothing is watched until it is back: {error}"
-                if self.watching != gone:
-                    log.error("%s", gone)
-                self.watching = gone
-            except (NotACaptureError, OSError, ValueError) as error:
-                self.watching = f"nothing is watched: {error}"
-                log.error("%s", self.watching)
-                return
-            except Exception:
-                self.watching = "nothing is watched: the classifier failed; the log says how"
-                log.exception("the live source failed")
-                return
-            if self._stopped.wait(self._settings.refresh_s):
-                return
-
-    def _classify_live(self, watch: Watch) -> None:
-        with ExitStack() as stack:
-            source = stack.enter_context(
-                open_source(
-                    capture=watch.capture,
-                    interface=watch.interface,
-                    follow=watch.follow,
-                    replay=watch.replay,
-                    stop=self._stopped.is_set,
-                )
-            )
-            served = self._serving()
-            stream = StreamClassifier(
-                served, budget=watch.budget, clock=source.clock, corrector=self._memory
-            )
-            self._stream = stream
-            sinks: list[Sink] = []
-            if watch.redis_stream and self._settings.redis_url:
-                sinks.append(RedisStream(connect(self._settings.redis_url), watch.redis_stream))
-
-            def say(verdicts: list[Verdict]) -> None:
-                self._emit(verdicts)
-                for sink in sinks:
-                    sink.write(verdicts)
-
-            self.watching = f"watching {source.name}"
-            try:
-                for verdicts in classify(source, stream, stop=self._stopped.is_set):
-                    say(verdicts)
-                    if self._served is not None and self._served is not served:
-                        served = self._served
-                        stream.use(served, self._memory)
-            except InterfaceUnavailableError:
-                for verdicts in stream.finish():  # what ran has ended, as far as can be seen
-                    say(verdicts)
-                raise
-            self.watching = f"{source.name} has ended"

@@ -48,10 +48,10 @@ try:
     for port in (5001, 5002):
         eventually(lambda: service.watching == "watching lo")
         talk(port)
-        eventually(lambda: service._stream.counts.flows == 1)
+        eventually(lambda: service._watcher.counts.flows == 1)
         link("down")
         eventually(lambda: service.watching.startswith("nothing is watched until it is back"))
-        say(f"{service._stream.counts.final} final")
+        say(f"{service._watcher.counts.final} final")
         link("up")
 finally:
     service.close()
