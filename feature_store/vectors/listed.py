@@ -40,8 +40,8 @@ class Lists:
         self._quantizer = faiss.downcast_index(index.quantizer)
         lists = index.invlists
         self._sizes = np.array([lists.list_size(at) for at in range(index.nlist)], np.int64)
-        self._vectors = self._addresses(lists.get_codes, index.code_size)
-        self._rows = self._addresses(lists.get_ids, 1)
+        self._vectors = self._addresses(lists.get_codes)
+        self._rows = self._addresses(lists.get_ids)
 
     def search(
         self,
@@ -85,15 +85,9 @@ class Lists:
         _unpack(keys, scores, rows)
         return scores, rows
 
-    def _addresses(self, pointer: Callable[[int], Any], width: int) -> NDArray[np.uint64]:
-        array = load_faiss().rev_swig_ptr
-        return np.array(
-            [
-                array(pointer(at), size * width).ctypes.data if size else 0
-                for at, size in enumerate(self._sizes.tolist())
-            ],
-            np.uint64,
-        )
+    def _addresses(self, pointer: Callable[[int], Any]) -> NDArray[np.uint64]:
+        sizes = enumerate(self._sizes.tolist())
+        return np.array([int(pointer(at)) if size else 0 for at, size in sizes], np.uint64)
 
 
 @compiled

@@ -65,10 +65,11 @@ class Assortment:
         *,
         added: Sequence[AddedItem] = (),
         withdrawn: Iterable[str] = (),
-        texts: ItemTexts | None = None,
+        like: Assortment | None = None,
     ) -> None:
         """Added items that the edition has, and those that nothing says where to place, are left
-        out. `texts`: of the edition, where they are written already."""
+        out. `like` is one whose edition has the same item table: what is known of the items, and
+        of users where both understand them alike, is taken from there."""
         catalogue = edition.catalogue
         self.base = edition
         self.n_base = len(catalogue)
@@ -97,11 +98,12 @@ class Assortment:
                 withdrawn=np.array(sorted(rows), np.int64),
             )
         self.edition = edition
-        # What is kept for a user's next request names a catalogue without keeping it.
-        self._mark = object()
+        # What is kept for a user's next request names those who understand it alike, without
+        # keeping them. Behind a switch all users at once would have to be understood anew.
+        self._mark = like._mark if like is not None and self._understands_as(like) else object()
         self._filters: OrderedDict[object, RowFilter] = OrderedDict()
         self._lock = threading.Lock()
-        self.texts = texts or ItemTexts.of_edition(self.base)
+        self.texts = ItemTexts.of_edition(self.base) if like is None else like.texts
         self._added_texts = ItemTexts.of(
             [item.item_id for item in self.added],
             [item.item_type for item in self.added],
@@ -137,6 +139,15 @@ class Assortment:
         if not told:
             user.understood = (self._mark, seen)
         return seen
+
+    def _understands_as(self, other: Assortment) -> bool:
+        """Whether `seen` says the same there."""
+        return (
+            self.base.catalogue == other.base.catalogue
+            and self.base.history == other.base.history
+            and self._added_row_of == other._added_row_of
+            and all(map(np.array_equal, self._proxies, other._proxies))
+        )
 
     def _seen(self, events: Sequence[tuple[str, str]], hidden: Sequence[str]) -> Seen:
         rows = [self.row(item_id) for item_id, _ in events]

@@ -14,7 +14,6 @@ from feature_store.pacing import Pause, no_pause
 from feature_store.registry import Registry, RegistryError
 from feature_store.vectors import RowFilter
 from services.recommend.assortment import Assortment
-from services.recommend.item_texts import ItemTexts
 from services.recommend.ranking import Stage, stages_of
 from services.recommend.settings import Rules
 
@@ -48,10 +47,10 @@ class Served:
         added: Sequence[AddedItem] = (),
         withdrawn: Sequence[str] = (),
         memory: Callable[[Assortment], Stage] | None = None,
-        texts: ItemTexts | None = None,
+        like: Assortment | None = None,
     ) -> Served:
-        """A version with its rules and the changes to its catalogue."""
-        assortment = Assortment(edition, added=added, withdrawn=withdrawn, texts=texts)
+        """A version with its rules and the changes to its catalogue; for `like` see `Assortment`."""
+        assortment = Assortment(edition, added=added, withdrawn=withdrawn, like=like)
         rules = rules or Rules()
         corrections = () if memory is None else (memory(assortment),)
         stages = stages_of(rules, assortment, corrections)

@@ -209,7 +209,7 @@ class Versions:
     ) -> Served:
         """What serves of an edition: the place where corrections of the model come in."""
         loaded = [each.assortment for each in self._arms.values()]
-        texts = next((each.texts for each in loaded if each.base.items is edition.items), None)
+        like = next((each for each in loaded if each.base.items is edition.items), None)
         return Served.of(
             edition,
             version=version,
@@ -218,7 +218,7 @@ class Versions:
             added=self._changes.added,
             withdrawn=self._changes.withdrawn,
             memory=lambda assortment: self._memories.stage(assortment, version, pause=pause),
-            texts=texts,
+            like=like,
         )
 
     def _switch(self, arm: str, served: Served) -> None:

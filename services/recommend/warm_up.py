@@ -17,10 +17,11 @@ from services.recommend.schemas import RecommendationRequest
 from services.recommend.telemetry import Telemetry
 from services.recommend.users import KnownUser
 
-REMEMBERED_QUERIES = 64
+REMEMBERED_QUERIES = 16
 _TOGETHER = 8
 # Pages of the index that nobody has read yet come from the disk: a sample of rows reads them in.
 TOUCHED_ROWS = 4_096
+_TOUCHED_AT_ONCE = 256
 
 
 class WarmUpError(Exception):
@@ -65,8 +66,10 @@ def warm_up(
     assortment, telemetry = served.assortment, Telemetry()
     vectors = assortment.edition.item_vectors
     rows = np.linspace(0, len(vectors) - 1, min(TOUCHED_ROWS, len(vectors))).astype(np.int64)
-    if not np.isfinite(vectors[rows]).all():
-        raise WarmUpError(f"version {served.version} has item vectors that are no numbers")
+    for start in range(0, len(rows), _TOUCHED_AT_ONCE):
+        if not np.isfinite(vectors[rows[start : start + _TOUCHED_AT_ONCE]]).all():
+            raise WarmUpError(f"version {served.version} has item vectors that are no numbers")
+        pause()
     some = list(assortment.edition.catalogue.item_ids[:3])
     own = [
         (RecommendationRequest(k=10), KnownUser()),
