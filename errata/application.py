@@ -16,7 +16,6 @@ from feature_store.error_memory.remembered import Remembered
 from feature_store.error_memory.usage import Usage
 from feature_store.online import connect
 from feature_store.online.messages import MessageSource, RedisMessages
-from feature_store.registry import Registry
 from feature_store.registry.names import TRAFFIC
 from services import dashboard
 from services.access import Traced
@@ -72,7 +71,7 @@ def application(
                 usage.together(each)
 
     recommending.after_refresh.append(look)
-    dashboard.install(app, Registry(settings.registry), remembered, usage)
+    dashboard.install(app, recommending.registry, remembered, usage)
     if (tracer := tracer_of()) is not None:
         traced(app, tracer)
     if settings.pseudonyms is not None:

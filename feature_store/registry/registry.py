@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from feature_store.pacing import Pause, no_pause
 from feature_store.registry.manifest import MANIFEST_NAME, FileEntry, Manifest
+from feature_store.registry.verified import Verified
 from feature_store.storage import asking, is_local, open_storage
 
 ALIAS_HISTORY_LENGTH = 20
@@ -68,6 +69,7 @@ class Registry:
         self._fs, self._root = open_storage(str(root))
         self._is_local = is_local(self._fs)
         self._cache = cache or Path(tempfile.gettempdir()) / "errata-registry-cache"
+        self._verified = Verified()
 
     def publish(
         self,
@@ -192,8 +194,10 @@ class Registry:
     def open(self, model: str, reference: str, *, pause: Pause = no_pause) -> tuple[Path, Manifest]:
         """A local directory that holds the verified files of a version, and its manifest.
 
-        A remote version is copied into the cache once. Every file's SHA-256 is checked on every
-        call, so a file that rotted since the last one is refused too; `pause` is called meanwhile.
+        A remote version is copied into the cache once. Every file's SHA-256 is checked, so a file
+        that rotted since it was published is refused; one that this object found whole within the
+        last minute, and that nobody has written to since, is not read again. `pause` is called
+        meanwhile.
 
         Raises:
             UnknownVersionError: no such alias or version.
@@ -202,7 +206,7 @@ class Registry:
         manifest = self.manifest(model, reference)
         path = self._version_path(model, manifest.version)
         directory = Path(path) if self._is_local else self._fetch(path, manifest, pause)
-        if problems := manifest.problems(directory, pause=pause):
+        if problems := self._verified.problems(manifest, directory, pause=pause):
             raise CorruptVersionError(
                 f"{model} {manifest.version} is corrupt and was refused: {'; '.join(problems)}"
             )
@@ -224,8 +228,9 @@ class Registry:
             if not history or history[-1] != manifest.version:
                 self._move(model, alias, (*history, manifest.version)[-ALIAS_HISTORY_LENGTH:])
 
-    def rollback(self, model: str, *, alias: str) -> str:
-        """Point `alias` back at the version before the present one, and return that version.
+    def rollback(self, model: str, *, alias: str, pause: Pause = no_pause) -> str:
+        """Point `alias` back at the version before the present one, after verifying its files, and
+        return that version; `pause` is called meanwhile.
 
         Raises:
             UnknownVersionError: there is no earlier version.
@@ -237,7 +242,7 @@ class Registry:
                 raise UnknownVersionError(
                     f"'{alias}' of '{model}' has no earlier version to return to"
                 )
-            self.open(model, history[-2])
+            self.open(model, history[-2], pause=pause)
             self._move(model, alias, history[:-1])
             return history[-2]
 
@@ -288,7 +293,7 @@ class Registry:
 
     def _fetch(self, remote: str, manifest: Manifest, pause: Pause) -> Path:
         local = self._cache / manifest.model / manifest.version
-        if not local.exists() or manifest.problems(local, pause=pause):
+        if not local.exists() or self._verified.problems(manifest, local, pause=pause):
             shutil.rmtree(local, ignore_errors=True)
             partial = local.with_name(f"{local.name}.{uuid.uuid4().hex[:6]}")
             for name in manifest.files:

@@ -101,7 +101,8 @@ def router(registry: Registry, memories: Memories) -> APIRouter:
         """Let the version before the present one serve again."""
         before = registry.aliases(model).get(request.alias)
         try:
-            version = registry.rollback(model, alias=request.alias)
+            pause = Unhurried(BESIDE_ANSWERS)
+            version = registry.rollback(model, alias=request.alias, pause=pause)
         except (RegistryError, OSError) as error:
             raise _problem(error) from error
         return Moved(model=model, alias=request.alias, before=before, version=version)

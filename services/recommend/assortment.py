@@ -100,10 +100,12 @@ class Assortment:
         self.edition = edition
         # What is kept for a user's next request names those who understand it alike, without
         # keeping them. Behind a switch all users at once would have to be understood anew.
-        self._mark = like._mark if like is not None and self._understands_as(like) else object()
+        self._mark: object = object()
+        if like is not None and self._understands_as(like):
+            self._mark = like._mark
         self._filters: OrderedDict[object, RowFilter] = OrderedDict()
         self._lock = threading.Lock()
-        self.texts = ItemTexts.of_edition(self.base) if like is None else like.texts
+        self.texts: ItemTexts = ItemTexts.of_edition(self.base) if like is None else like.texts
         self._added_texts = ItemTexts.of(
             [item.item_id for item in self.added],
             [item.item_type for item in self.added],

@@ -49,7 +49,7 @@ class Served:
         memory: Callable[[Assortment], Stage] | None = None,
         like: Assortment | None = None,
     ) -> Served:
-        """A version with its rules and the changes to its catalogue; for `like` see `Assortment`."""
+        """A version with its rules and the changes to its catalogue; `like`: see `Assortment`."""
         assortment = Assortment(edition, added=added, withdrawn=withdrawn, like=like)
         rules = rules or Rules()
         corrections = () if memory is None else (memory(assortment),)

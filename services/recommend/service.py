@@ -37,6 +37,7 @@ class RecommendService:
     """Catalogues by name, behind one bounded queue.
 
     Attributes:
+        registry: where the versions are.
         after_refresh: is called after each look at the aliases.
         beside: what else the process serves, and how that is.
     """
@@ -45,7 +46,7 @@ class RecommendService:
         """Loads nothing yet: `refresh` does, and may be called again and again. `others`: what else
         the process serves."""
         self.telemetry = Telemetry()
-        registry, limits = Registry(settings.registry), settings.limits
+        self.registry, limits = Registry(settings.registry), settings.limits
         self._pseudonyms = settings.pseudonyms
         self._redis = client = connect(settings.redis_url, timeout_s=limits.redis_ms / 1e3)
         self._headroom = Headroom("predictions", share=limits.redis_share)
@@ -53,12 +54,12 @@ class RecommendService:
             *(Reference(each.model, each.alias) for each in settings.catalogues.values()),
             *others,
         ]
-        unnamed = Unnamed(registry, settings.model, tuple(others))
+        unnamed = Unnamed(self.registry, settings.model, tuple(others))
         self._catalogues = {
             name: CatalogueService(
                 name,
                 each,
-                registry=registry,
+                registry=self.registry,
                 client=client,
                 offline=_offline(settings.offline, name),
                 device=settings.device,

@@ -1,3 +1,4 @@
+import os
 import shutil
 import subprocess
 import sys
@@ -151,6 +152,27 @@ def test_a_damaged_version_is_refused_by_name(tmp_path, damage):
     with pytest.raises(
         CorruptVersionError, match="manifest" if damage == "manifest" else "user.bin"
     ):
+        registry.open("recommender", version)
+
+
+def test_what_was_found_whole_is_not_read_again_and_what_was_written_since_is(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("feature_store.registry.verified._SETTLED_NS", 0)
+    registry = Registry(tmp_path / "registry")
+    version = publish(registry, tmp_path, "one")
+    path = registry.open("recommender", version)[0] / "towers/user.bin"
+    chunks: list[None] = []
+    registry.promote("recommender", version, alias="champion", pause=lambda: chunks.append(None))
+    assert not chunks
+    before = path.stat()
+    ticked = tmp_path / "ticked"
+    ticked.touch()
+    while ticked.stat().st_ctime_ns == before.st_ctime_ns:
+        ticked.touch()
+    path.write_text("onf")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(CorruptVersionError):
         registry.open("recommender", version)
 
 
