@@ -55,6 +55,7 @@ class Assortment:
     Attributes:
         edition: whose index searches the added rows too and never returns withdrawn ones.
         base: the edition as it was published.
+        identity: stands for it in what is remembered of it, and does not keep it.
         added_vectors: (len(added), d + r) float32 item vectors.
         texts: what answers say of its items.
     """
@@ -72,6 +73,7 @@ class Assortment:
         of users where both understand them alike, is taken from there."""
         catalogue = edition.catalogue
         self.base = edition
+        self.identity = object()
         self.n_base = len(catalogue)
         gone = set(withdrawn)
         self._base_row_of = catalogue.row_of

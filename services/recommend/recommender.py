@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_store.editions.corrections import CORRECTED
+from feature_store.interactions.history_rows import HistoryRows
 from feature_store.vectors import RowFilter
 from services.problems import ProblemError
 from services.recommend.assortment import Assortment, Seen
@@ -52,7 +53,7 @@ def recommend(
     known: Sequence[KnownUser],
     telemetry: Telemetry,
 ) -> list[Recommendation | ProblemError]:
-    """Rank the catalogue for each request: one tower call, one search a filter.
+    """Rank the catalogue for each request: one tower call at most, one search a filter.
 
     A request that cannot be answered (an item type that the catalogue lacks) gives its problem;
     the others are answered.
@@ -67,9 +68,7 @@ def recommend(
         described = [
             request.features or user.features for request, user in zip(requests, known, strict=True)
         ]
-        features = edition.user_features.encode(described)
-        users = edition.user_vectors(histories, features)
-        shares = edition.popularity_share(histories, features)
+        users, shares = _placed(assortment, requests, known, histories, described)
     outcomes: list[Recommendation | ProblemError | None] = [None] * len(requests)
     groups: dict[int, tuple[RowFilter | None, list[int]]] = {}
     for place, request in enumerate(requests):
@@ -125,6 +124,38 @@ def recommend(
                     described[place],
                 )
     return [each for each in outcomes if each is not None]
+
+
+def _placed(
+    assortment: Assortment,
+    requests: Sequence[RecommendationRequest],
+    known: Sequence[KnownUser],
+    histories: HistoryRows,
+    described: Sequence[Mapping[str, Any]],
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """User vectors (B, d + r), and how far each list leans on popularity (B,).
+
+    One call of the tower for all of whom something is new; the others are where this version put
+    them when they asked last.
+    """
+    edition, identity = assortment.edition, assortment.identity
+    placed: list[Any] = [
+        None if request.history or request.features else user.placed
+        for request, user in zip(requests, known, strict=True)
+    ]
+    new = [p for p, each in enumerate(placed) if each is None or each[0] is not identity]
+    if new:
+        theirs = histories if len(new) == len(requests) else histories.take(new)
+        features = edition.user_features.encode([described[place] for place in new])
+        vectors = edition.user_vectors(theirs, features)
+        shares = edition.popularity_share(theirs, features)
+        for place, vector, share in zip(new, vectors, shares, strict=True):
+            placed[place] = (identity, vector.copy(), share)
+            if not requests[place].history and not requests[place].features:
+                known[place].placed = placed[place]
+        if len(new) == len(requests):
+            return vectors, shares
+    return np.stack([each[1] for each in placed]), np.array([each[2] for each in placed])
 
 
 def _hidden(

@@ -27,10 +27,11 @@ class KnownUser:
 
     Attributes:
         understood: what a catalogue made of it, kept for the user's next request.
+        placed: where a version put the user, kept likewise.
         read_at: when it was read in full, on the monotonic clock.
     """
 
-    __slots__ = ("degraded", "read_at", "stored", "understood")
+    __slots__ = ("degraded", "placed", "read_at", "stored", "understood")
 
     def __init__(
         self,
@@ -38,9 +39,11 @@ class KnownUser:
         *,
         degraded: bool = False,
         understood: Any = None,
+        placed: Any = None,
         read_at: float = 0.0,
     ) -> None:
-        self.stored, self.degraded, self.understood = stored, degraded, understood
+        self.stored, self.degraded = stored, degraded
+        self.understood, self.placed = understood, placed
         self.read_at = read_at
 
     @property
@@ -130,7 +133,10 @@ class Users:
                 return self._remember(user_ids, found, now)
         with self._lock:
             last = [self._remembered.get(user_id) or KnownUser() for user_id in user_ids]
-        return [KnownUser(each.stored, degraded=True, understood=each.understood) for each in last]
+        return [
+            KnownUser(each.stored, degraded=True, understood=each.understood, placed=each.placed)
+            for each in last
+        ]
 
     def sample(self, n: int) -> list[str] | None:
         """Up to `n` users who have a history; None while Redis is away."""
