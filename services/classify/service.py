@@ -14,7 +14,7 @@ from prometheus_client.core import Metric
 from feature_store.editions.traffic import MODEL_NAME
 from feature_store.error_memory.remembered import Remembered
 from feature_store.online import connect
-from feature_store.registry import Registry, UnknownVersionError
+from feature_store.registry import Registry, RegistryError, UnknownVersionError
 from feature_store.traffic.capture import NotACaptureError, open_capture
 from feature_store.traffic.features import Tier
 from services.classify.correction import Corrector, Uncorrected
@@ -83,7 +83,8 @@ class ClassifyService:
     def refresh(self) -> None:
         """Look at the alias; load the version that it names if another one serves.
 
-        One that cannot be loaded never serves: the old one stays.
+        One that cannot be loaded never serves: the old one stays, and where none serves yet the
+        newest good one that the alias named before does.
         """
         alias = self._settings.alias
         try:
@@ -93,6 +94,8 @@ class ClassifyService:
             self._problem = None
         except Exception as error:  # an edition of other code can fail in any way
             self._say_why(error)
+            if self._served is None:
+                self._serve_an_earlier_one()
         if self._memory is not None and self._memory.rebased is None:
             with suppress(redis.RedisError):  # away since the version was loaded
                 self._memory.begin()
@@ -312,6 +315,15 @@ class ClassifyService:
         self._served = served
         if before is not None:
             before.close()
+
+    def _serve_an_earlier_one(self) -> None:
+        history: tuple[str, ...] = ()
+        with suppress(RegistryError, OSError):
+            history = self._registry.alias_history(MODEL_NAME, self._settings.alias)
+        for version in reversed(history[:-1]):
+            with suppress(Exception):  # as above; what is wrong with the alias's own is said
+                self._serve(load_served(self._registry, version))
+                return
 
     def _say_why(self, error: Exception) -> None:
         """Say, once, why there is no new version."""

@@ -169,6 +169,22 @@ def test_a_corrupt_champion_is_waited_for(
         assert len([each for each in said(caplog, logging.ERROR) if broken in each]) == 1
 
 
+def test_where_the_champion_of_traffic_is_corrupt_the_one_before_it_serves(
+    registry, service, version, served, mixed, tmp_path
+) -> None:
+    broken = publish_traffic(registry, served.edition, tmp_path / "staging-traffic")
+    damage(tmp_path / "registry", "traffic", broken)
+    with service() as client:
+        status, name, reasons = ready(client)
+        assert (status, name, len(reasons)) == (200, "degraded", 1)
+        assert broken in reasons[0]
+        assert version in reasons[0]
+        answer = client.post("/v1/classify", content=mixed.read_bytes()).json()
+        assert (answer["model_version"], answer["flows"]) == (version, 36)
+        publish_traffic(registry, served.edition, tmp_path / "staging-traffic")
+        eventually(lambda: ready(client) == (200, "ok", []))
+
+
 def test_a_live_source_waits_for_its_model(registry, service, mixed, tmp_path) -> None:
     publish_recommender(registry, tmp_path / "recommender")
     with service(watch=Watch(capture=mixed)) as client:

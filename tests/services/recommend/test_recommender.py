@@ -46,6 +46,7 @@ def test_users_who_are_remembered_get_what_they_would_get_otherwise(batches):
         for request, (user, _), answer in zip(requests, asked, together, strict=True):
             anew = KnownUser(stored(EDITIONS[0], user))
             (alone,) = recommend(VERSIONS[version], [request], [anew], Telemetry())
-            assert isinstance(alone, Recommendation) and isinstance(answer, Recommendation)
+            assert isinstance(alone, Recommendation)
+            assert isinstance(answer, Recommendation)
             assert answer.rows.tolist() == alone.rows.tolist()
             assert answer.personalised == alone.personalised
