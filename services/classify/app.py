@@ -245,10 +245,7 @@ async def _received(
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind == "application/json":
         body = await _bounded(request, MAX_JSON_BYTES, stalled_s=settings.stalled_s).body()
-        try:
-            return FlowsRequest.model_validate_json(body)
-        except ValidationError as error:
-            raise invalid(error.errors(), within=("body",)) from error
+        return await asyncio.to_thread(_flows, body)
     bounded = _bounded(request, settings.max_upload_bytes, stalled_s=settings.stalled_s)
     if kind == "multipart/form-data":
         form = await held.enter_async_context(bounded.form(max_files=1, max_fields=4))
@@ -264,6 +261,14 @@ async def _received(
         await asyncio.to_thread(spooled.write, chunk)
     spooled.seek(0)
     return cast(BinaryIO, spooled)
+
+
+def _flows(body: bytes) -> FlowsRequest:
+    """Not on the event loop: to tell of a million mistakes takes seconds."""
+    try:
+        return FlowsRequest.model_validate_json(body)
+    except ValidationError as error:
+        raise invalid(error.errors(), within=("body",)) from error
 
 
 @asynccontextmanager

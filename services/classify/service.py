@@ -126,15 +126,20 @@ class ClassifyService:
         """Verdicts on a capture that was uploaded, unless whoever asked is `gone` before its end.
 
         Raises:
-            ProblemError: 503 without a model; 422 when it is no capture; 400 when nobody asks.
+            ProblemError: 503 without a model; 422 when it is no capture; 413 when it unpacks to
+                more than is read; 400 when nobody asks.
         """
         served = self._serving()
         classifier = StreamClassifier(served, corrector=self._memory)
         verdicts: list[StreamVerdict] = []
-        left_out = 0
+        left_out, most = 0, self._settings.max_unpacked_bytes
         try:
             with open_capture(capture) as packets:
-                for found in classify(Source(packets, None, "upload"), classifier, stop=gone):
+
+                def given_up() -> bool:
+                    return packets.bytes_read > most or gone()
+
+                for found in classify(Source(packets, None, "upload"), classifier, stop=given_up):
                     if gone():
                         break
                     self._emit(found)
@@ -146,6 +151,7 @@ class ClassifyService:
                         else:
                             left_out += 1
                 damage = {str(reason): count for reason, count in packets.damage.items()}
+                too_large = packets.bytes_read > most
         except NotACaptureError as error:
             self.telemetry.uploads.labels("no_capture").inc()
             reason = str(error).split(": ", 1)[-1]
@@ -155,6 +161,14 @@ class ClassifyService:
         if gone():
             self.telemetry.uploads.labels("abandoned").inc()
             raise disconnected()
+        if too_large:
+            self.telemetry.uploads.labels("too_large").inc()
+            raise ProblemError(
+                status=413,
+                title="Capture too large",
+                detail=f"unpacked, a capture may hold {most} bytes; send it in pieces, or read it "
+                "with `errata classify FILE`",
+            )
         self.telemetry.uploads.labels("classified").inc()
         outcomes = classifier.meter.outcomes
         return CaptureResponse(

@@ -41,6 +41,7 @@ class ClassifySettings(BaseModel):
         labels: directory of the labels' offline log; None keeps none.
         watch: a live source, or None.
         max_upload_bytes: a larger capture is refused.
+        max_unpacked_bytes: a gzipped capture that holds more is given up.
         max_uploads: captures that are classified at the same time; more are refused.
         max_received: bodies that are received at the same time; more are refused.
         stalled_s: a body of which nothing has come for so long is given up.
@@ -59,6 +60,7 @@ class ClassifySettings(BaseModel):
     labels: Path | None = None
     watch: Watch | None = None
     max_upload_bytes: int = Field(64_000_000, ge=1)
+    max_unpacked_bytes: int = Field(1_000_000_000, ge=1)
     max_uploads: int = Field(2, ge=1)
     max_received: int = Field(32, ge=1)
     stalled_s: float = Field(20.0, gt=0)

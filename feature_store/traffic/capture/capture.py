@@ -84,6 +84,9 @@ class Capture:
 
     A followed file yields an empty batch at each look that found nothing, so that whoever reads
     it can let time pass. Damage never raises: `damage` counts it by reason.
+
+    Attributes:
+        bytes_read: of the capture so far, unpacked.
     """
 
     def __init__(
@@ -96,6 +99,7 @@ class Capture:
         close: Callable[[], None],
     ) -> None:
         self.damage = damage
+        self.bytes_read = 0
         self._source = source
         self._close = close
         # Room for the largest record beside the beginning of the next.
@@ -151,6 +155,7 @@ class Capture:
     def _fill(self) -> int:
         got = self._source.fill(self._buffer[self._filled :])
         self._filled += got
+        self.bytes_read += got
         return got
 
     def _keep_rest(self, consumed: int, *, shared: bool) -> None:

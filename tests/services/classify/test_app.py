@@ -1,5 +1,6 @@
 """The endpoint over real HTTP."""
 
+import gzip
 import json
 import socket
 import threading
@@ -183,6 +184,19 @@ def test_an_upload_beyond_the_limit_is_refused(
         ):
             assert "bytes" in problem(client.post("/v1/classify", **upload), 413)
         assert client.post("/v1/classify", json={"flows": []}).status_code == 422
+
+
+def test_a_gzipped_upload_that_unpacks_to_more_than_is_read_is_given_up(
+    version: str, settings: Settings, mixed: Path
+) -> None:
+    body = mixed.read_bytes()
+    packed = gzip.compress(body)
+    with serving(settings(max_unpacked_bytes=len(body))) as client:
+        assert client.post("/v1/classify", content=packed).json()["flows"] == 36
+    bomb = gzip.compress(body + bytes(5_000_000))
+    with serving(settings(max_unpacked_bytes=len(body))) as client:
+        assert f"{len(body)} bytes" in problem(client.post("/v1/classify", content=bomb), 413)
+        assert client.post("/v1/classify", content=packed).json()["flows"] == 36
 
 
 @contextmanager
