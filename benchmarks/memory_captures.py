@@ -41,7 +41,7 @@ from pipelines.traffic.pipeline import read
 from pipelines.traffic.pool import Pool, choose_pool
 from pipelines.traffic.split import Split, honest_split
 from pipelines.traffic.training import Parts, train
-from services.classify.memory import POLICY
+from services.classify.memory_policy import DEFAULT_POLICY
 
 FloatArray = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -102,7 +102,7 @@ def measure(
     found = _Set(data, split, config, pool)
     others, choices = chosen_baselines(found) if baselines else ({}, {})
     arms: dict[str, Arm] = {
-        "ours": lambda s, schedule: replay(s, POLICY, schedule=schedule).corrected,
+        "ours": lambda s, schedule: replay(s, DEFAULT_POLICY, schedule=schedule).corrected,
         "frozen": lambda s, _: s.predictions,
         "hidden_keys": hidden_keys,
         **others,
@@ -130,7 +130,7 @@ def measure(
         "flows": {"train": len(split.train), "validation": len(split.validation),
                   "streamed": len(split.test)},
         "labels": {"share": LABELLED_SHARE, "late_s": DELAY_S, "draws": LABEL_DRAWS},
-        "policy": POLICY.model_dump(mode="json"),
+        "policy": DEFAULT_POLICY.model_dump(mode="json"),
         "baselines_chosen": choices,
         "new_classes": {name: _summary(each) for name, each in by_class.items()},
     }  # fmt: skip
@@ -208,7 +208,7 @@ def hidden_keys(stream: Stream, schedule: Schedule) -> FloatArray:
     width = stream.inputs.shape[1] - stream.n_classes
     hidden = stream.keys[:, :width]
     keys = hidden / np.linalg.norm(hidden, axis=1, keepdims=True)
-    return replay(replace(stream, keys=keys), POLICY, schedule=schedule).corrected
+    return replay(replace(stream, keys=keys), DEFAULT_POLICY, schedule=schedule).corrected
 
 
 def later_stream(
@@ -266,7 +266,7 @@ def chosen_baselines(found: _Set) -> tuple[dict[str, Arm], dict[str, float]]:
     }
 
     def memory(stream: Stream, schedule: Schedule) -> FloatArray:
-        return replay(stream, POLICY, schedule=schedule).corrected
+        return replay(stream, DEFAULT_POLICY, schedule=schedule).corrected
 
     return arms, {
         "knn_window": window,

@@ -167,9 +167,9 @@ def open_subject(
 def served_policy(model: str) -> Any:
     """The policy that `errata serve` begins with."""
     if model == TRAFFIC:
-        from services.classify.memory import POLICY
+        from services.classify.memory_policy import DEFAULT_POLICY
 
-        return POLICY
+        return DEFAULT_POLICY
     from services.recommend.memory_policy import DEFAULT_POLICY
 
     return DEFAULT_POLICY

@@ -1,4 +1,4 @@
-"""The offline log of labels: the next training's data, whatever becomes of Redis."""
+"""Labels, and their offline log: the next training's data, whatever becomes of Redis."""
 
 from __future__ import annotations
 
@@ -7,11 +7,44 @@ import threading
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 
 import orjson
 
-from services.classify.memory import Label
+from feature_store.error_memory.hashing import source_id
+
+
+class Learned(StrEnum):
+    """What became of a label."""
+
+    LEARNED = "learned"
+    DUPLICATE = "duplicate"  # its feedback id was seen
+    EXPIRED = "expired"  # no such verdict waits, or not any more
+    NO_ROOM = "no_room"  # the version holds as many new classes as it can
+
+
+@dataclass(frozen=True)
+class Label:
+    """What a flow really was.
+
+    Attributes:
+        prediction_id: of its verdict.
+        label: the class's name, known to the edition or not.
+        source: who says so: what a source said can be forgotten together.
+        feedback_id: a label with the same id counts once.
+    """
+
+    prediction_id: str
+    label: str
+    source: str = ""
+    feedback_id: str = ""
+
+    @property
+    def entry_id(self) -> int:
+        """Feedback id of the entry that it makes."""
+        named = f"{self.prediction_id}\0{self.source}\0{self.label}"
+        return source_id(self.feedback_id or named)
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,7 +25,7 @@ from feature_store.editions.corrections import (
     new_classes_key,
 )
 from feature_store.editions.traffic import MODEL_NAME
-from feature_store.error_memory import ErrorBatch, Kernel, MemoryPolicy, Sketch
+from feature_store.error_memory import ErrorBatch, MemoryPolicy
 from feature_store.error_memory.drift import alarm_with
 from feature_store.error_memory.events import (
     EventLog,
@@ -46,6 +44,8 @@ from feature_store.online import Headroom
 from feature_store.online.headroom import SHARE
 from feature_store.traffic.features import Tier
 from feature_store.traffic.flows.packing import unpack_flows
+from services.classify.labels import Label, Learned
+from services.classify.memory_policy import DEFAULT_POLICY
 from services.classify.replicas import RecentStream
 from services.classify.retry import Retry
 from services.classify.stream import ServedEdition
@@ -60,25 +60,6 @@ WAIT_FOR_LABEL_S = 3 * 3600
 LOOK_EVERY_S = 1.0  # at Redis's memory
 # Of a client that is given here: longer than the replica waits for something new.
 REDIS_TIMEOUT_S = 2.0
-
-POLICY = MemoryPolicy(
-    kernels=tuple(
-        Kernel(beta=beta, half_life=half_life, gamma=gamma)
-        for beta, half_life in ((6.0, 15.0), (9.0, 60.0), (15.0, 300.0))
-        for gamma in (0.0, 1.0)
-    ),
-    # Labels are few and neighbours far apart: buckets would tear them asunder. Two, both of which
-    # are looked at, are the newest entries; what is older lives on in the sketch.
-    capacity=1024,
-    slots=512,
-    bits=1,
-    probes=2,
-    sketches=(Sketch(bits=14, tables=16, gamma=0.0),),
-    evidence=0.1,
-    # Too few labels to find out which expert is best: all of them nearly alike.
-    learning_rate=0.2,
-    source_slots=0.5,
-)
 
 # A name has one column for the life of the version, whoever asks first.
 _COLUMN = """
@@ -98,38 +79,6 @@ class OnLabel(Protocol):
         """One label."""
 
 
-class Learned(StrEnum):
-    """What became of a label."""
-
-    LEARNED = "learned"
-    DUPLICATE = "duplicate"  # its feedback id was seen
-    EXPIRED = "expired"  # no such verdict waits, or not any more
-    NO_ROOM = "no_room"  # the version holds as many new classes as it can
-
-
-@dataclass(frozen=True)
-class Label:
-    """What a flow really was.
-
-    Attributes:
-        prediction_id: of its verdict.
-        label: the class's name, known to the edition or not.
-        source: who says so: what a source said can be forgotten together.
-        feedback_id: a label with the same id counts once.
-    """
-
-    prediction_id: str
-    label: str
-    source: str = ""
-    feedback_id: str = ""
-
-    @property
-    def entry_id(self) -> int:
-        """Feedback id of the entry that it makes."""
-        named = f"{self.prediction_id}\0{self.source}\0{self.label}"
-        return source_id(self.feedback_id or named)
-
-
 class TrafficMemory:
     """The error memory of one served edition: a `Corrector`, and a `Sink` of final verdicts.
 
@@ -145,7 +94,7 @@ class TrafficMemory:
         served: ServedEdition,
         *,
         tenant: str = "default",
-        policy: MemoryPolicy = POLICY,
+        policy: MemoryPolicy = DEFAULT_POLICY,
         ttl_s: int = WAIT_FOR_LABEL_S,
         redis_share: float = SHARE,
         monotonic: Callable[[], float] = time.monotonic,

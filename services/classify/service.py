@@ -18,9 +18,9 @@ from feature_store.registry import Registry, RegistryError, UnknownVersionError
 from feature_store.traffic.capture import NotACaptureError, open_capture
 from feature_store.traffic.features import Tier
 from services.classify.correction import Corrector, Uncorrected
-from services.classify.labels import LabelLog
+from services.classify.labels import Label, LabelLog, Learned
 from services.classify.loading import load_served
-from services.classify.memory import REDIS_TIMEOUT_S, Label, Learned, TrafficMemory
+from services.classify.memory import REDIS_TIMEOUT_S, TrafficMemory
 from services.classify.neighbours import RecentFlows
 from services.classify.reader import FlowReader
 from services.classify.replicas import RecentStream, Relay

@@ -20,7 +20,8 @@ from pipelines.scoring.job import in_process, score
 from pipelines.scoring.memory import MemorySource
 from pipelines.scoring.output import Output
 from pipelines.scoring.recommender import RecommenderJob, TableSource
-from services.classify.memory import Label, TrafficMemory
+from services.classify.labels import Label
+from services.classify.memory import TrafficMemory
 from services.classify.source import Source
 from services.classify.stream import ServedEdition, StreamClassifier, classify
 from services.classify.verdict import Verdict

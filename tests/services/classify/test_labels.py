@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from services.classify.labels import LabelLog
-from services.classify.memory import Label
+from services.classify.labels import Label, LabelLog
 
 
 def test_the_labels_behind_entries_are_found_and_torn_lines_are_not_in_the_way(

@@ -9,7 +9,8 @@ import redis
 
 from feature_store.editions.corrections import NEW_CLASSES
 from feature_store.editions.traffic import TrafficEdition
-from services.classify.memory import LOOK_EVERY_S, Label, Learned, TrafficMemory
+from services.classify.labels import Label, Learned
+from services.classify.memory import LOOK_EVERY_S, TrafficMemory
 from services.classify.stream import ServedEdition
 from services.classify.verdict import FlowName, Reason, Verdict
 from tests.patience import within

@@ -12,7 +12,8 @@ from feature_store.editions.traffic import TrafficEdition
 from feature_store.error_memory.events import EventLog
 from feature_store.traffic.flows import FlowBatch
 from feature_store.traffic.flows.packing import pack_flow, unpack_flows
-from services.classify.memory import Label, Learned, TrafficMemory
+from services.classify.labels import Label, Learned
+from services.classify.memory import TrafficMemory
 from services.classify.stream import ServedEdition, StreamClassifier
 
 from .conftest import deciding, packets_of, verdicts_of
