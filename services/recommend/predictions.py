@@ -76,10 +76,13 @@ class PredictionKeeper(Generic[P]):
             self._some.wait()
             closing = self._closing.wait(LINGER_S)
             self._some.clear()
-            # Copied at one stroke: requests add to it meanwhile.
-            waiting = list(self._waiting.values())
-            for start in range(0, len(waiting), MAX_TOGETHER):
-                self._keep_now(waiting[start : start + MAX_TOGETHER])
+            self._keep_waiting()
+
+    def _keep_waiting(self) -> None:
+        # Copied at one stroke: requests add to it meanwhile.
+        waiting = list(self._waiting.values())
+        for start in range(0, len(waiting), MAX_TOGETHER):
+            self._keep_now(waiting[start : start + MAX_TOGETHER])
 
     def _keep_now(self, together: list[P]) -> None:
         try:
