@@ -90,13 +90,14 @@ class CatalogueService:
             unanswered=settings.unanswered_is_left,
             waiting=self._shown,
         )
+        recent = RecentQueries()
         self._users = Users(
             OnlineStore(client, tenant=settings.tenant),
             Spool(offline / "spool.jsonl"),
             learn=self._memories.learn,
+            forget=recent.forget,
         )
         self._changes = ItemChanges(CatalogueChanges(client, tenant=settings.tenant))
-        recent = RecentQueries()
         self._versions = Versions(
             name,
             settings,

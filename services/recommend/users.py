@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import orjson
@@ -78,10 +78,13 @@ class Users:
         spool: Spool,
         *,
         learn: Callable[[FeedbackRecord], None] = lambda _: None,
+        forget: Callable[[Collection[str]], None] = lambda _: None,
     ) -> None:
-        """`learn`: is told each feedback that reaches Redis, perhaps more than once."""
+        """`learn`: is told each feedback that reaches Redis, perhaps more than once; `forget`: the
+        `digest` of users who were forgotten."""
         self._store = store
         self._learn = learn
+        self._forget_beside = forget
         self._spool = spool
         self._available = True
         self._remembered: OrderedDict[str, KnownUser] = OrderedDict()
@@ -235,4 +238,5 @@ class Users:
             with self._lock:
                 for user_id in [each for each in self._remembered if digest(each) in users]:
                     del self._remembered[user_id]
+            self._forget_beside(users)
         self._forgotten = newest

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
+from feature_store.online import digest
 from feature_store.pacing import Pause, no_pause
 from feature_store.vectors import single_threaded
 from services.problems import ProblemError
@@ -43,6 +44,17 @@ class RecentQueries:
         """Keep these, and forget the oldest."""
         with self._lock:
             self._queries.extend(zip(requests, known, strict=True))
+
+    def forget(self, users: Collection[str]) -> None:
+        """Drop what was asked for users of these `digest`s."""
+        with self._lock:
+            kept = [
+                (request, known)
+                for request, known in self._queries
+                if request.user_id is None or digest(request.user_id) not in users
+            ]
+            self._queries.clear()
+            self._queries.extend(kept)
 
     def sample(self) -> list[tuple[RecommendationRequest, KnownUser]]:
         """What is remembered, oldest first."""

@@ -15,7 +15,9 @@ from feature_store.error_memory.hashing import source_id
 from feature_store.error_memory.log import MemoryLog
 from feature_store.offline import FeedbackLog, FeedbackRecord, Spool
 from feature_store.online import Event, OnlineStore, StoredPrediction, connect
-from services.recommend.users import Users
+from services.recommend.schemas import RecommendationRequest
+from services.recommend.users import KnownUser, Users
+from services.recommend.warm_up import RecentQueries
 
 USER, OTHER = "walter-\N{LATIN SMALL LETTER E WITH ACUTE}*", "someone-else"
 
@@ -134,6 +136,19 @@ def test_a_replica_drops_what_it_remembered_for_an_outage(
     walter, other = users.get([USER, OTHER])
     assert not walter.events
     assert other.events
+
+
+def test_a_replica_drops_what_it_would_warm_the_next_version_with(
+    home, redis_client, tmp_path
+) -> None:
+    fill(home, redis_client)
+    recent = RecentQueries()
+    users = Users(OnlineStore(redis_client), Spool(tmp_path / "own.jsonl"), forget=recent.forget)
+    requests = [RecommendationRequest(user_id=each) for each in (USER, OTHER, None)]
+    recent.remember(requests, [*users.get([USER, OTHER]), KnownUser()])
+    assert run(["forget-user", USER]) == 0
+    assert users.check()
+    assert [request.user_id for request, _ in recent.sample()] == [OTHER, None]
 
 
 def test_feedback_that_comes_in_meanwhile_is_not_lost(tmp_path: Path) -> None:
