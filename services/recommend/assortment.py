@@ -133,8 +133,9 @@ class Assortment:
 
         Feedback can arrive late: what counts is when it happened, as in training.
         """
-        if not told and user.understood is not None and user.understood[0] is self._mark:
-            known: Seen = user.understood[1]
+        understood = user.understood  # read once: the warm-up of another version sets it too
+        if not told and understood is not None and understood[0] is self._mark:
+            known: Seen = understood[1]
             return known
         stored = sorted(user.events, key=_WHEN, reverse=True)
         events = [(item_id, "interaction") for item_id in reversed(told)]
