@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -24,6 +25,21 @@ def edition():
 def user(*item_ids: str) -> KnownUser:
     events = b",".join(Event(each, 0).pack() for each in item_ids)
     return KnownUser(StoredUser(history=b"[" + events + b"]"))
+
+
+def test_a_user_who_is_remembered_takes_little_more_room_than_the_history(edition):
+    assortment = Assortment(edition)
+    users = [user(*edition.catalogue.item_ids[:length]) for length in range(1, 101)]
+    assortment.seen((), user())
+    tracemalloc.start()
+    try:
+        kept = [assortment.seen((), each) for each in users]
+        room, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    written = sum(len(each.told) for each in kept)
+    arrays = sum(part.nbytes for each in kept for part in each[1:])
+    assert room < 1.5 * (written + arrays) + 1_000 * len(kept)
 
 
 def test_a_version_of_the_same_items_need_not_understand_users_anew(edition):
