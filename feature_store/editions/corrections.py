@@ -36,7 +36,8 @@ def list_offsets(
     if not replica.memory.speaks:
         return None
     head, known = rows[:, :CORRECTED], scores[:, :CORRECTED]
-    lists, places = np.nonzero(head >= 0)
+    # Contiguous: a kernel would be compiled once more for others, while a request waits.
+    lists, places = map(np.ascontiguousarray, np.nonzero(head >= 0))
     if len(lists) == 0:
         return None
     found = head[lists, places]

@@ -45,6 +45,8 @@ class MemoryKeys:
             np.matmul(item_vectors[here], self._projection, out=self._items[here])
             self._own[here] = _unit(self._items[here])
             pause()
+        # Compiled now, so that no request waits for it.
+        self(np.zeros(d, np.float32), np.arange(min(n, 1)))
 
     def followed_by(self, item_vectors: FloatArray) -> MemoryKeys:
         """These, and behind them the items of `item_vectors` (m, d)."""

@@ -211,7 +211,8 @@ class ErrorMemory:
                 self._sequence += len(weights)
 
     def warm_up(self) -> None:
-        """Compile what reads and writes, so that no request waits for it; changes nothing."""
+        """Compile what reads, writes and explains, so that no request waits for it; changes
+        nothing."""
         small = ErrorMemory(
             self.policy.model_copy(update={"capacity": 64, "slots": 1, "enabled": True}),
             d=self.d,
@@ -221,6 +222,7 @@ class ErrorMemory:
         predictions = np.full((1, self.n_classes), 1 / max(self.n_classes, 2), np.float32)
         losses = small.read(keys, predictions).losses(predictions)
         small.write(ErrorBatch.of(keys, predictions, predictions, losses=losses))
+        small.heard(keys)
 
     def advance(self, number: int) -> None:
         """The next entry's number is `number`: what was left out makes the others older."""

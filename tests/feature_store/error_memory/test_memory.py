@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feature_store.error_memory import ErrorBatch, ErrorMemory, KeySpace, MemoryPolicy
+from feature_store.error_memory.influence import count_heard
 from feature_store.error_memory.mixture import log_losses
 from feature_store.error_memory.reference import ReferenceMemory
 
@@ -89,6 +90,17 @@ def test_an_empty_memory_changes_nothing():
     keys, _, predictions = stream(np.random.default_rng(0), 5)
     reading = ErrorMemory(policy(), d=4, n_classes=3).read(keys, predictions)
     np.testing.assert_array_equal(reading.corrected, predictions)
+
+
+def test_no_reason_waits_for_a_compiler():
+    memory = ErrorMemory(policy(), d=4, n_classes=3)
+    memory.warm_up()
+    compiled = len(count_heard.signatures)
+    assert compiled > 0
+    keys, labels, predictions = stream(np.random.default_rng(0), 5)
+    learn(memory, keys, labels, predictions)
+    memory.heard(keys)
+    assert len(count_heard.signatures) == compiled
 
 
 def test_a_distant_neighbourhood_changes_nothing():

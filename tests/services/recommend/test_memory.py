@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from feature_store.editions import memory_keys
 from feature_store.error_memory.log import MemoryLog
 from feature_store.offline import FeedbackLog
 from services.recommend.memory_policy import DEFAULT_POLICY
@@ -56,6 +57,8 @@ def test_a_rejected_item_falls_for_others_like_it(memory):
     assert log.position() >= 3
     eventually(lambda: best(client)["item_id"] != top["item_id"])
     assert [each["by"] for each in best(client)["corrections"]] == ["memory"]
+    # Compiled once, when the version was loaded: not again when the memory begins to speak.
+    assert len(memory_keys._fill.signatures) == 1
 
 
 def test_the_same_feedback_twice_is_one_error(memory):
