@@ -97,12 +97,13 @@ def warm_up(
     for batch in (*([query] for query in queries), *groups):
         outcomes = recommend(served, [q[0] for q in batch], [q[1] for q in batch], telemetry)
         pause()
-        for (request, _), outcome in zip(batch, outcomes, strict=True):
+        for (request, known), outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, ProblemError):
                 continue  # asked of another version: this one may lack the item type
             if not np.isfinite(outcome.uncorrected).all() or b'"score":null' in outcome.written:
                 raise WarmUpError(f"version {served.version} gives scores that are no numbers")
-            if len(outcome.rows) == 0 and _must_find(request):
+            refused = assortment.seen(request.history, known).unwanted
+            if len(outcome.rows) == 0 and len(refused) == 0 and _must_find(request):
                 raise WarmUpError(f"version {served.version} finds nothing")
 
 

@@ -6,7 +6,7 @@ import pytest
 from feature_store.online import EmbeddedRedis
 from tests.patience import within
 
-from .conftest import publish, serving
+from .conftest import make_edition, publish, serving
 
 eventually = within(20)
 
@@ -77,6 +77,20 @@ def test_a_promoted_version_takes_over_and_a_corrupt_one_does_not(registry, sett
             v["version"] for v in client.get("/v1/models").json()["versions"] if v["serving"]
         ]
         assert serving_now == [second]
+
+
+def test_a_user_who_wants_nothing_does_not_keep_a_version_from_serving(
+    registry, settings, tmp_path
+):
+    edition = make_edition(per_genre=2)
+    publish(registry, tmp_path / "one", edition=edition)
+    with serving(settings()) as client:
+        for item_id in edition.catalogue.item_ids:
+            refused = {"user_id": "u", "item_id": item_id, "type": "dismiss"}
+            assert client.post("/v1/feedback", json=refused).status_code == 200
+        assert ask(client, user_id="u", exclude_seen=False)["items"] == []
+        new = publish(registry, tmp_path / "two", edition=make_edition(1, per_genre=2))
+        eventually(lambda: client.get("/healthz").json()["model_version"] == new)
 
 
 def test_without_a_model_the_service_is_alive_and_says_what_to_do(settings):
