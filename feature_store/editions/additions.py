@@ -107,9 +107,15 @@ def fold(
     vectors = vectors[order]
     places = np.full(len(kept), -1, np.int64)
     places[kept] = np.argsort(order)[: int(kept.sum())]
+    catalogue = Catalogue.from_items(items)
+    tower = edition.user_tower
+    if catalogue.types != edition.catalogue.types:
+        of = {kind: place for place, kind in enumerate(edition.catalogue.types)}
+        tower = tower.with_types([of.get(kind, -1) for kind in catalogue.types])
     return replace(
         edition,
-        catalogue=Catalogue.from_items(items),
+        catalogue=catalogue,
+        user_tower=tower,
         items=items,
         item_vectors=vectors,
         popularity=popularity[order].astype(np.float32),

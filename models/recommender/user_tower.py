@@ -11,6 +11,7 @@ moves a user away from the sum only as far as the data ask.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -68,6 +69,26 @@ class UserTower(nn.Module):
         known = torch.cat([groups, torch.log1p(counts) / 3, histories.features], dim=1)
         moved: Tensor = functional.normalize(user + self.residual(known), dim=-1)
         return moved
+
+    def with_types(self, places: Sequence[int]) -> UserTower:
+        """A copy over other item types: `places` (T',) says which of this one's types each is; of
+        -1, one that it has not met, the learned term knows nothing."""
+        if self.residual is None:
+            return UserTower(dimension=1, n_types=len(places), n_features=0, d_hidden=0)
+        state, n = self.state_dict(), self.n_types
+        first = state["residual.0.weight"]
+        dimension, (d_hidden, d_in) = len(state["residual.2.weight"]), first.shape
+        n_features = d_in - n * (dimension + 1)
+        sums, counts, features = first.split([n * dimension, n, n_features], dim=1)
+        of_type = torch.cat([sums.view(-1, n, dimension), counts[:, :, None]], dim=2)
+        unmet = torch.zeros_like(of_type[:, :1])
+        of_type = torch.cat([of_type, unmet], dim=1)[:, torch.tensor(places)]  # -1 is the last
+        tower = UserTower(
+            dimension=dimension, n_types=len(places), n_features=n_features, d_hidden=d_hidden
+        )
+        parts = [of_type[..., :-1].flatten(1), of_type[..., -1], features]
+        tower.load_state_dict({**state, "residual.0.weight": torch.cat(parts, dim=1)})
+        return tower.train(self.training)
 
     def _sums_per_type(
         self, histories: Histories, vectors: Tensor, types: Tensor

@@ -4,6 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 import scipy.sparse as sp
+import torch
 
 from feature_store.editions import RecommenderEdition, Scoring
 from feature_store.editions.additions import AddedItem, fold
@@ -92,6 +93,28 @@ def test_lists_are_folded_with_their_items(edition):
     history = sp.csr_matrix(([1.0], ([0], [moved["i7"]])), shape=(1, 11), dtype=np.float32)
     parts = folded.lists.parts(history, np.arange(11))
     assert {int(row): float(parts[row, 0]) for row in np.flatnonzero(parts)} == {moved["i11"]: 3.0}
+
+
+@pytest.mark.parametrize("n_users", [1, 100])
+def test_users_stay_where_they_are_when_item_types_come_and_go(edition, n_users):
+    torch.manual_seed(0)
+    tower = UserTower(dimension=8, n_types=2, n_features=0, d_hidden=4)
+    torch.nn.init.normal_(tower.residual[-1].weight)
+    edition = replace(edition, user_tower=tower.eval(), d_hidden=4)
+    liked, features = ["i7", "i9"], np.zeros((n_users, 0), np.float32)
+
+    def users(of, item_ids):
+        row = np.zeros((1, len(of.catalogue)), np.float32)
+        row[0, [of.catalogue.row_of[each] for each in item_ids]] = 1
+        return of.user_vectors(sp.csr_matrix(np.repeat(row, n_users, 0)), features)
+
+    more = fold(edition, [AddedItem("tune", "audio", like=("i7",))], [])
+    assert more.catalogue.types == ("audio", "book", "film")
+    np.testing.assert_allclose(users(more, liked), users(edition, liked), atol=1e-6)
+    assert np.linalg.norm(users(more, ["tune"]), axis=1) == pytest.approx(1, abs=1e-5)
+    fewer = fold(edition, [], [f"i{n}" for n in range(6)])
+    assert fewer.catalogue.types == ("film",)
+    np.testing.assert_allclose(users(fewer, liked), users(edition, liked), atol=1e-6)
 
 
 def test_no_change_is_the_same_edition(edition):
