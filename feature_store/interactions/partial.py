@@ -24,6 +24,7 @@ from feature_store.interactions.catalogue import Catalogue
 from feature_store.interactions.dual_partial import DualPartial
 from feature_store.interactions.graph import Edges, EdgeType
 from feature_store.interactions.inverse import invert_in_place
+from feature_store.interactions.strongest import strongest
 
 _BLOCK_ITEMS = 1_024
 _BLOCK_EDGES = 50_000
@@ -125,7 +126,7 @@ def partial_edges(
             into = weights.columns(np.arange(start, min(start + _BLOCK_ITEMS, rows.stop)))
             for source, source_rows in catalogue.ranges.items():
                 block = into[source_rows.start : source_rows.stop]
-                parts[source, destination].append(_edges(block.T, top_k))
+                parts[source, destination].append(_edges(block, top_k))
     edges = {}
     for (source, destination), blocks in parts.items():
         kept = _joined(blocks)
@@ -171,18 +172,14 @@ def _gram(X: sp.csr_matrix, *, dtype: np.dtype[np.floating]) -> NDArray[np.float
 
 
 def _edges(weights: NDArray[np.float32], top_k: int) -> Edges:
-    """The largest positive entries of each row; rows are destinations. `shared` is not known."""
-    k = min(top_k, weights.shape[1])
-    source = np.sort(np.argpartition(-weights, k - 1, axis=1)[:, :k], axis=1)
-    strength = np.take_along_axis(weights, source, axis=1)
-    order = np.argsort(-strength, axis=1, kind="stable")
-    source = np.take_along_axis(source, order, axis=1)
-    strength = np.take_along_axis(strength, order, axis=1)
-    positive = strength > 0
+    """The largest positive entries of each column; columns are destinations. `shared` is not
+    known."""
+    source, strength = strongest(weights, min(top_k, len(weights)))
+    positive = source >= 0
     return Edges(
         indptr=np.concatenate([[0], positive.sum(1).cumsum()]).astype(np.int64),
-        source=source[positive].astype(np.int64),
-        strength=strength[positive].astype(np.float32),
+        source=source[positive],
+        strength=strength[positive],
         shared=np.zeros(int(positive.sum()), np.int64),
     )
 

@@ -29,6 +29,7 @@ from feature_store.interactions.graph import normalise
 from feature_store.interactions.joined import pairs_of
 from feature_store.interactions.log import InteractionLog
 from feature_store.interactions.partial import PartialWeights
+from feature_store.interactions.strongest import strongest
 from pipelines.recommender.cases import EvaluationCases
 from pipelines.recommender.config import RecommenderConfig
 from pipelines.recommender.sparse_rows import keep_largest
@@ -55,12 +56,10 @@ def partial_lists(
     """
     blocks = []
     for start in range(0, n_items, _BLOCK_ITEMS):
-        block = weights.rows(np.arange(start, min(start + _BLOCK_ITEMS, n_items)))[:, targets]
-        kept = min(length, len(targets))
-        columns = np.argpartition(-block, kept - 1, axis=1)[:, :kept]
-        strength = np.take_along_axis(block, columns, axis=1)
-        owner, place = np.nonzero(strength > 0)
-        entries = strength[owner, place], (owner, targets[columns[owner, place]])
+        block = weights.rows(np.arange(start, min(start + _BLOCK_ITEMS, n_items)))
+        found, strength = strongest(block.T[targets], min(length, len(targets)))
+        owner, place = np.nonzero(found >= 0)
+        entries = strength[owner, place], (owner, targets[found[owner, place]])
         blocks.append(sp.csr_matrix(entries, shape=(len(block), n_items)))
     return sp.vstack(blocks, format="csr")
 
