@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from feature_store.interactions.catalogue import Catalogue
 from feature_store.interactions.graph import Edges, EdgeType
+from feature_store.interactions.strongest import strongest
 
 _BLOCK_ROWS = 2_048
 
@@ -49,22 +50,18 @@ def _nearest(
     counts, source, strength = [], [], []
     for start in range(rows.start, rows.stop, _BLOCK_ROWS):
         stop = min(start + _BLOCK_ROWS, rows.stop)
-        cosines = unit[start:stop] @ sources.T  # (block, n_sources)
+        cosines = sources @ unit[start:stop].T  # (n_sources, block)
         itself = np.arange(start, stop) - source_rows.start
         own = (itself >= 0) & (itself < len(sources))
-        cosines[np.flatnonzero(own), itself[own]] = -1.0
-        best = np.sort(np.argpartition(-cosines, k - 1, axis=1)[:, :k], axis=1)
-        values = np.take_along_axis(cosines, best, axis=1)
-        order = np.argsort(-values, axis=1, kind="stable")
-        best = np.take_along_axis(best, order, axis=1)
-        values = np.take_along_axis(values, order, axis=1)
-        positive = values > 0
+        cosines[itself[own], np.flatnonzero(own)] = -1.0
+        best, values = strongest(cosines, k)
+        positive = best >= 0
         counts.append(positive.sum(1))
         source.append(best[positive])
         strength.append(values[positive])
     return Edges(
         indptr=np.concatenate([[0], np.cumsum(np.concatenate(counts))]).astype(np.int64),
-        source=np.concatenate(source).astype(np.int64),
-        strength=np.concatenate(strength).astype(np.float32),
+        source=np.concatenate(source),
+        strength=np.concatenate(strength),
         shared=np.ones(sum(len(each) for each in source), np.int64),
     )
