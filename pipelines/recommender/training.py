@@ -140,6 +140,7 @@ def train_together(
             reporter.say(f"new users lean on popularity: {leaning}")
     matrix = training.matrix()
     popularity = np.asarray(matrix.sum(0), dtype=np.float32).ravel()
+    reporter.say(f"drawing the item graph of {len(training):,} interactions")
     graph = build_graph(prepared, training, config)
     reporter.say(f"item graph: {len(prepared.catalogue):,} items, {_describe(graph)}")
 
