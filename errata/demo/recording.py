@@ -18,16 +18,20 @@ from errata.demo.applications import HOST, Application
 from feature_store.traffic.capture import PacketBatch
 from feature_store.traffic.packets.decoder import PacketDecoder
 from feature_store.traffic.packets.outcome import Outcome
+from feature_store.traffic.report import PROTOCOL_NAMES
 
 PCAP_NANOSECONDS = struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, 262_144, 1)
 SEGMENT_BYTES = 1448
 SYN, ACK, FIN, PUSH = 2, 16, 1, 8
+# Where a server listens: transport (`tcp` or `udp`) and port. Of the loopback interface others see
+# the same port of the other transport.
+Server = tuple[str, int]
 
 
 class Recording:
-    """A folder with a capture for each class: a packet's class is its server's port."""
+    """A folder with a capture for each class: a packet's class is its server's."""
 
-    def __init__(self, directory: Path, name: str, classes: dict[int, str]) -> None:
+    def __init__(self, directory: Path, name: str, classes: dict[Server, str]) -> None:
         """Captures are `directory/CLASS/name.pcap`; they appear when the recording is closed."""
         self._classes = classes
         self._decoder = PacketDecoder()
@@ -38,13 +42,15 @@ class Recording:
         """Keep the packets that belong to a class."""
         packets = self._decoder.decode(batch)
         for i in np.flatnonzero(packets["outcome"] == Outcome.FLOW).tolist():
-            ports = int(packets[i]["src_port"]), int(packets[i]["dst_port"])
-            found = self._classes.get(ports[1]) or self._classes.get(ports[0])
+            packet = packets[i]
+            transport = PROTOCOL_NAMES.get(int(packet["protocol"]), "")
+            there, back = ((transport, int(packet[end])) for end in ("dst_port", "src_port"))
+            found = self._classes.get(there) or self._classes.get(back)
             if found is not None:
-                packet = batch.packet(i)
+                raw = batch.packet(i)
                 when = divmod(int(batch.timestamp_ns[i]), 1_000_000_000)
-                head = struct.pack("<4I", *when, len(packet), int(batch.length[i]))
-                self._records[found].append(head + packet)
+                head = struct.pack("<4I", *when, len(raw), int(batch.length[i]))
+                self._records[found].append(head + raw)
 
     def close(self) -> None:
         """Write the captures."""

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from errata import __version__
 from errata.demo.applications import running_applications, talk
-from errata.demo.recording import Background, Proxies, Recording
+from errata.demo.recording import Background, Proxies, Recording, Server
 from errata.settings import Settings
 from feature_store.editions.traffic import MODEL_NAME, UNKNOWN
 from feature_store.registry import Registry
@@ -101,9 +101,9 @@ def run_traffic_demo(
     found: Counter[str] = Counter()
     confused: Counter[tuple[str, str]] = Counter()
 
-    def judge(verdicts: list[Verdict], classes: dict[int, str]) -> None:
+    def judge(verdicts: list[Verdict], classes: dict[Server, str]) -> None:
         for verdict in verdicts:
-            truth = classes.get(verdict.flow.destination_port)
+            truth = classes.get((verdict.flow.protocol, verdict.flow.destination_port))
             if verdict.final and truth is not None:
                 right = verdict.label == truth
                 outcome = "right" if right else "unknown" if verdict.label == UNKNOWN else "wrong"
@@ -161,9 +161,9 @@ def _recordings(home: Path, play: Play, *, live: bool, reporter: Reporter) -> Pa
 @contextmanager
 def _traffic(
     home: Path, *, seconds: float, seed: int, live: bool
-) -> Iterator[tuple[Iterator[PacketBatch], dict[int, str]]]:
-    """Packets of all applications while they talk, and each server port's class."""
-    classes: dict[int, str] = {}
+) -> Iterator[tuple[Iterator[PacketBatch], dict[Server, str]]]:
+    """Packets of all applications while they talk, and each server's class."""
+    classes: dict[Server, str] = {}
     up, over = threading.Event(), threading.Event()
     proxies = Proxies()
 
@@ -172,7 +172,7 @@ def _traffic(
             ports = {
                 each.name: each.port if live else await proxies.open(each) for each in applications
             }
-            classes.update({port: name for name, port in ports.items()})
+            classes.update({(each.transport, ports[each.name]): each.name for each in applications})
             up.set()
             done = await talk(applications, ports, seconds=seconds, seed=seed)
             proxies.close()

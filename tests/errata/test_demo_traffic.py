@@ -9,6 +9,7 @@ from errata.demo.recording import Recording
 from errata.demo.traffic import _traffic
 from feature_store.traffic import FlowMeter, read_flows
 from feature_store.traffic.capture import InterfaceUnavailableError, open_capture, open_interface
+from feature_store.traffic.report import protocol_name
 
 
 @pytest.mark.parametrize("live", [True, False])
@@ -31,6 +32,7 @@ def test_every_application_talks_and_is_recorded_under_its_name(tmp_path: Path, 
             flows = [flow for found in read_flows(capture, FlowMeter()) for flow in found.flow]
         assert flows, name
         assert {int(flow["protocol"]) for flow in flows} == {protocols.get(name, 6)}
-        assert {classes[int(flow["dst_port"])] for flow in flows} == {name}
+        servers = {(protocol_name(flow), int(flow["dst_port"])) for flow in flows}
+        assert {classes[each] for each in servers} == {name}
         both = Counter(bool(flow["packets"].all()) for flow in flows)
         assert both[True] > both[False]
