@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from enum import Enum, auto
 from pathlib import Path
+from typing import Any
 
 import redis
 from redis.exceptions import BusyLoadingError
@@ -61,6 +62,7 @@ class _Found(Enum):
 
     READY = auto()
     LOADING = auto()  # it reads its data, and answers nothing else yet
+    ENDING = auto()  # who started it has ended, and it is about to
     SILENT = auto()  # somebody listens
     ABSENT = auto()
 
@@ -97,6 +99,7 @@ class EmbeddedRedis:
         self._start_timeout_s = start_timeout_s
         self.socket = self.directory / "redis.sock"
         self.url = f"unix://{self.socket}"
+        self._owner = self.directory / "owner.pid"
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = threading.Event()
         self._keeper: threading.Thread | None = None
@@ -205,6 +208,7 @@ class EmbeddedRedis:
             command = [sys.executable, "-Ic", _DIE_WITH_PARENT, str(os.getpid()), *command]
         # In a group of its own: Ctrl-C in a terminal goes to the whole group, and whoever started
         # the server still needs it to finish its requests.
+        self._owner.write_text(str(os.getpid()))
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)
         if not self._answers(absent_s=self._start_timeout_s):
             # It would load to the end before it heeded a signal, and has taken nothing yet.
@@ -227,11 +231,12 @@ class EmbeddedRedis:
             if ended or self._stopping.is_set():
                 return False
             now = time.monotonic()
-            if found is _Found.LOADING:
+            if found in (_Found.LOADING, _Found.ENDING):
                 heard = now  # it answers between pieces of the file, of which some take long
                 if not said and now - began > _LOADING_IS_SAID_AFTER_S:
                     said = True
-                    log.warning("the embedded Redis still loads %s: waiting", self.directory)
+                    does = "loads" if found is _Found.LOADING else "is about to leave"
+                    log.warning("the embedded Redis still %s %s: waiting", does, self.directory)
             elif now - heard > (absent_s if found is _Found.ABSENT else self._start_timeout_s):
                 return False
             time.sleep(0.01)
@@ -249,7 +254,22 @@ class EmbeddedRedis:
                 return _Found.SILENT
             except redis.RedisError:
                 return _Found.ABSENT
-        return _Found.READY
+            return _Found.ENDING if self._is_abandoned(client) else _Found.READY
+
+    def _is_abandoned(self, client: redis.Redis) -> bool:
+        """Whether the server's parent has ended: the kernel then ends it within a moment."""
+        if self._process is not None or sys.platform != "linux":
+            return False
+        try:
+            information: Any = client.info("server")
+            server = Path(f"/proc/{information['process_id']}")
+            # In another container the same number is somebody else.
+            if os.fsencode(self.socket) not in (server / "cmdline").read_bytes():
+                return False
+            parent = (server / "stat").read_text().rpartition(")")[2].split()[1]
+            return parent != self._owner.read_text()
+        except (OSError, redis.RedisError):
+            return False
 
     @contextmanager
     def _start_lock(self) -> Iterator[None]:

@@ -78,8 +78,12 @@ def test_the_server_dies_with_a_parent_that_is_killed(short_directory):
         assert parent.stdout is not None
         server = psutil.Process(int(parent.stdout.readline()))
         parent.send_signal(signal.SIGKILL)
-    server.wait(timeout=20)
-    assert not server.is_running()
+    # Whoever comes meanwhile does not share a server that is about to leave.
+    with EmbeddedRedis(short_directory) as next_one:
+        assert next_one.owned
+        server.wait(timeout=20)
+        assert not server.is_running()
+        assert connect(next_one.url, timeout_s=5).ping()
 
 
 def test_ctrl_c_leaves_the_server_to_whoever_started_it(short_directory):
