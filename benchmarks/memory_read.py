@@ -4,11 +4,11 @@
 
 One core, one million entries (65,536 with --quick) of 32-dimensional keys and scores, or
 probabilities of C classes, in a local table; a read corrects 256 candidates (`p50_ms`, `p99_ms`) or
-one (`one_p50_us`). The baseline is the same correction with the buckets in Redis, where every
-replica would see a write at once: one round trip fetches the packed entries of the same buckets,
-then the same kernels run on them, and say the same. Writes go through the log of a real server, 64
-entries a message; `visible_p99_ms` is the time from before the append until a replica in another
-process has read it.
+one (`one_p50_us`). The baseline is the same correction with everything in Redis, where every
+replica would see a write at once: one round trip fetches the packed buckets that the read looks at
+and the mixture's weights, then the same compiled code runs on them, and says the same. Writes go
+through the log of a real server, 64 entries a message; `visible_p99_ms` is the time from before the
+append until a replica in another process has read it.
 """
 
 from __future__ import annotations
@@ -27,10 +27,14 @@ from numpy.typing import NDArray
 
 from benchmarks.harness import Result, parse
 from feature_store.error_memory import ErrorBatch, ErrorMemory, MemoryPolicy
+from feature_store.error_memory.compiled import allocating
+from feature_store.error_memory.hashing import bucket_of, code_of
 from feature_store.error_memory.kernels import scratch
+from feature_store.error_memory.lanes import products
 from feature_store.error_memory.log import MemoryLog
-from feature_store.error_memory.passes import find_buckets, hear_neighbours
+from feature_store.error_memory.passes import find_buckets, hear_neighbours, mix, read_sketch
 from feature_store.error_memory.replica import MemoryReplica
+from feature_store.error_memory.sketches import SketchTable
 from feature_store.error_memory.wire import pack
 from feature_store.online import EmbeddedRedis, connect
 
@@ -130,22 +134,21 @@ def read_times(memory: ErrorMemory, rng: np.random.Generator, rounds: int) -> di
 def redis_read_times(
     client: redis.Redis, memory: ErrorMemory, rng: np.random.Generator, rounds: int
 ) -> dict[str, float]:
-    """The same read with a bucket a string in Redis: which buckets, one MGET, the same kernels.
-
-    The sketch and the weights of the mixture, which would have to be fetched as well, are left out.
-    """
-    table, parameters = memory._neighbours, memory._parameters
+    """The same read with a bucket a string in Redis, of the neighbours and of the sketch, and the
+    mixture another: which buckets, one MGET, the same compiled passes, the same answer."""
+    table, parameters, (sketch,) = memory._neighbours, memory._parameters, memory._sketches
     read = ("keys", "labels", "predictions", "weights", "sequence")
     columns = {name: getattr(table, name) for name in read}
-    bucket = np.dtype([(name, each.dtype, each.shape[1:]) for name, each in columns.items()])
-    packed = np.empty(len(table.keys), bucket)
-    for name, each in columns.items():
-        packed[name] = each
-    for start in range(0, len(packed), 1024):
-        names = [f"b:{number}" for number in range(start, min(start + 1024, len(packed)))]
-        client.mset({name: packed[start + i].tobytes() for i, name in enumerate(names)})
-    kernels = 1 + len(memory.policy.kernels)
-    estimates = np.empty((CANDIDATES, memory.policy.n_experts, memory.n_classes), np.float32)
+    neighbours = np.dtype([(name, each.dtype, each.shape[1:]) for name, each in columns.items()])
+    store(client, "b:{}", columns, neighbours)
+    tables, n_buckets = sketch.updated.shape
+    sums = sketch.sums.reshape(tables * n_buckets, -1)
+    bucket = np.dtype([("sums", sums.dtype, sums.shape[1:]), ("updated", sketch.updated.dtype)])
+    store(client, "s:{}", {"sums": sums, "updated": sketch.updated.ravel()}, bucket)
+    client.set("weights", memory._mixture.weights.tobytes())
+    here_sketch = sketch._replace(sums=sketch.sums.copy(), updated=sketch.updated.copy())
+    here_sums, here_updated = here_sketch.sums.reshape(sums.shape), here_sketch.updated.ravel()
+    shape = (CANDIDATES, memory.policy.n_experts, memory.n_classes)
     times = []
     for _ in range(max(rounds, 20)):
         batch = entries(rng, CANDIDATES, memory)
@@ -154,20 +157,69 @@ def redis_read_times(
         find_buckets(table, batch.keys, room)
         looked_at = np.arange(parameters.probes) < room.found[:, None]
         numbers, places = np.unique(room.wanted[looked_at], return_inverse=True)
-        raw: Any = client.mget([f"b:{number}" for number in numbers.tolist()])
-        fetched = np.frombuffer(b"".join(raw), bucket)
+        own = np.empty((CANDIDATES, tables), np.int64)
+        find_sketch_buckets(sketch, batch.keys, own)
+        of_sketch = np.unique(own)
+        raw: Any = client.mget(
+            [
+                "weights",
+                *(f"b:{number}" for number in numbers.tolist()),
+                *(f"s:{number}" for number in of_sketch.tolist()),
+            ]
+        )
+        fetched = np.frombuffer(b"".join(raw[1 : 1 + len(numbers)]), neighbours)
         here = table._replace(**{name: np.ascontiguousarray(fetched[name]) for name in read})
         room.wanted[looked_at] = places
+        fetched = np.frombuffer(b"".join(raw[1 + len(numbers) :]), bucket)
+        here_sums[of_sketch], here_updated[of_sketch] = fetched["sums"], fetched["updated"]
+        weights = np.frombuffer(raw[0], np.float64).reshape(memory._mixture.weights.shape)
+        estimates = np.empty(shape, np.float32)
+        estimates[:, 0] = batch.predictions
+        said_by = 1 + len(memory.policy.kernels)
         hear_neighbours(
             here, parameters, batch.keys, batch.predictions, memory.written, room, estimates
         )
+        read_sketch(
+            here_sketch, said_by, parameters.gammas[said_by - 1], parameters.evidence,
+            batch.keys, batch.predictions, memory.written, estimates,
+        )  # fmt: skip
+        mixed = np.empty(shape[::2], np.float32)
+        mix(
+            memory._mixture._replace(weights=weights), parameters, batch.predictions, estimates,
+            np.zeros(CANDIDATES, np.int64), mixed,
+        )  # fmt: skip
         times.append(time.perf_counter() - started)
-        local = memory.read(batch.keys, batch.predictions).estimates
-        np.testing.assert_array_equal(estimates[:, 1:kernels], local[:, 1:kernels])
+        np.testing.assert_array_equal(mixed, memory.read(batch.keys, batch.predictions).mixed)
     return {
         "p50_ms": float(np.quantile(times, 0.5) * 1e3),
         "p99_ms": float(np.quantile(times, 0.99) * 1e3),
     }
+
+
+def store(
+    client: redis.Redis, name: str, columns: dict[str, NDArray[Any]], packed: np.dtype[Any]
+) -> None:
+    """A string per row of the columns, packed side by side."""
+    rows = np.empty(len(next(iter(columns.values()))), packed)
+    for field, each in columns.items():
+        rows[field] = each
+    for start in range(0, len(rows), 1024):
+        part = rows[start : start + 1024]
+        client.mset({name.format(start + i): row.tobytes() for i, row in enumerate(part)})
+
+
+@allocating
+def find_sketch_buckets(sketch: SketchTable, keys: FloatArray, own: NDArray[np.int64]) -> None:
+    """Into `own` (n, T) which bucket of every hash each of the keys (n, d) is in, counted over all
+    hashes."""
+    tables, n_buckets = sketch.updated.shape
+    margins = np.empty(sketch.planes.shape[1], np.float32)
+    bits = margins.shape[0] // tables
+    for i in range(keys.shape[0]):
+        products(keys[i], sketch.planes, margins)
+        for t in range(tables):
+            code = code_of(margins[t * bits : (t + 1) * bits])
+            own[i, t] = t * n_buckets + bucket_of(code, n_buckets)
 
 
 def write_times(
