@@ -90,6 +90,7 @@ class Assortment:
         }
         self._proxies = [proxies for _, _, proxies in placed]
         rows = [row for item_id in gone if (row := self._base_row_of.get(item_id)) is not None]
+        self.n_offered = len(self) - len(rows)
         d = edition.item_vectors.shape[1]
         vectors = [vector for _, vector, _ in placed]
         self.added_vectors = np.array(vectors, np.float32).reshape(-1, d)

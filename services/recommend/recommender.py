@@ -66,7 +66,8 @@ def recommend(
         ]
         histories = edition.histories([(each.rows, each.weights) for each in seen])
         described = [
-            request.features or user.features for request, user in zip(requests, known, strict=True)
+            user.features if request.features is None else request.features
+            for request, user in zip(requests, known, strict=True)
         ]
         users, shares = _placed(assortment, requests, known, histories, described)
     outcomes: list[Recommendation | ProblemError | None] = [None] * len(requests)
@@ -140,7 +141,7 @@ def _placed(
     """
     edition, identity = assortment.edition, assortment.identity
     placed: list[Any] = [
-        None if request.history or request.features else user.placed
+        None if request.history or request.features is not None else user.placed
         for request, user in zip(requests, known, strict=True)
     ]
     new = [p for p, each in enumerate(placed) if each is None or each[0] is not identity]
@@ -151,7 +152,7 @@ def _placed(
         shares = edition.popularity_share(theirs, features)
         for place, vector, share in zip(new, vectors, shares, strict=True):
             placed[place] = (identity, vector.copy(), share)
-            if not requests[place].history and not requests[place].features:
+            if not requests[place].history and requests[place].features is None:
                 known[place].placed = placed[place]
         if len(new) == len(requests):
             return vectors, shares

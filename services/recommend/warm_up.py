@@ -72,7 +72,7 @@ def warm_up(
     each.
 
     Raises:
-        WarmUpError: an answer failed, is empty though there are items, or has no finite score.
+        WarmUpError: an answer failed, is empty though items are offered, or has no finite score.
     """
     single_threaded()
     assortment, telemetry = served.assortment, Telemetry()
@@ -103,7 +103,8 @@ def warm_up(
             if not np.isfinite(outcome.uncorrected).all() or b'"score":null' in outcome.written:
                 raise WarmUpError(f"version {served.version} gives scores that are no numbers")
             refused = assortment.seen(request.history, known).unwanted
-            if len(outcome.rows) == 0 and len(refused) == 0 and _must_find(request):
+            found = len(outcome.rows) or len(refused) or not assortment.n_offered
+            if not found and _must_find(request):
                 raise WarmUpError(f"version {served.version} finds nothing")
 
 

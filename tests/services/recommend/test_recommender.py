@@ -50,3 +50,16 @@ def test_users_who_are_remembered_get_what_they_would_get_otherwise(batches):
             assert isinstance(answer, Recommendation)
             assert answer.rows.tolist() == alone.rows.tolist()
             assert answer.personalised == alone.personalised
+
+
+def test_features_that_are_sent_stand_in_place_of_the_stored_ones_even_if_there_are_none():
+    def seen(sent):
+        known = KnownUser(StoredUser(features=b'{"city": "Delft"}'))
+        request = RecommendationRequest(user_id="u", features=sent, k=5)
+        (answer,) = recommend(VERSIONS[0], [request], [known], Telemetry())
+        assert isinstance(answer, Recommendation)
+        return answer.features
+
+    assert seen(None) == {"city": "Delft"}
+    assert seen({"city": "Mainz"}) == {"city": "Mainz"}
+    assert seen({}) == {}

@@ -86,6 +86,19 @@ def test_a_version_that_fails_its_warm_up_never_serves(registry, settings, tmp_p
         assert answer["degraded"]
 
 
+def test_a_version_whose_items_are_all_withdrawn_serves_and_finds_nothing(
+    registry, settings, tmp_path
+):
+    publish(registry, tmp_path / "one")
+    with serving(settings()) as client:
+        for item_id in make_edition(0).catalogue.item_ids:
+            client.delete(f"/v1/items/{item_id}").raise_for_status()
+        second = publish(registry, tmp_path / "two", seed=1)
+        eventually(lambda: serving_version(client) == second)
+        assert ask(client, history=WAR, k=3)["items"] == []
+        assert client.get("/readyz").json()["status"] == "ok"
+
+
 def test_a_share_of_the_users_meets_the_challenger_and_keeps_meeting_it(
     registry, settings, tmp_path
 ):
