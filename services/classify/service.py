@@ -1,4 +1,4 @@
-"""The endpoint's state: an edition, its memory, and what is asked of both."""
+"""What is asked of a traffic edition and its memory, and who hears of the verdicts."""
 
 from __future__ import annotations
 
@@ -14,13 +14,10 @@ from prometheus_client.core import Metric
 from feature_store.editions.traffic import MODEL_NAME
 from feature_store.error_memory.remembered import Remembered
 from feature_store.online import connect
-from feature_store.registry import Registry, RegistryError, UnknownVersionError
 from feature_store.traffic.capture import NotACaptureError, open_capture
 from feature_store.traffic.features import Tier
-from services.classify.correction import Corrector, Uncorrected
 from services.classify.labels import Label, LabelLog, Learned
-from services.classify.loading import load_served
-from services.classify.memory import REDIS_TIMEOUT_S, TrafficMemory
+from services.classify.memory import REDIS_TIMEOUT_S
 from services.classify.neighbours import RecentFlows
 from services.classify.reader import FlowReader
 from services.classify.replicas import RecentStream, Relay
@@ -38,13 +35,14 @@ from services.classify.schemas import (
 from services.classify.settings import ClassifySettings
 from services.classify.sinks import Hub
 from services.classify.source import Source
-from services.classify.stream import ServedEdition, StreamClassifier, classify
+from services.classify.stream import StreamClassifier, classify
 from services.classify.telemetry import TrafficTelemetry
 from services.classify.verdict import Verdict
+from services.classify.version import FollowedVersion, Serving
 from services.classify.watcher import Watcher
 from services.names import unique_names
 from services.problems import ProblemError, disconnected
-from services.readiness import Health, Reference, Unnamed
+from services.readiness import Health, Reference
 
 log = logging.getLogger(__name__)
 
@@ -66,43 +64,25 @@ class ClassifyService:
         self._recent = RecentFlows()
         self._recent_stream: RecentStream | None = None
         self._settings = settings
-        self._registry = Registry(settings.registry)
-        self._served: ServedEdition | None = None
-        self._memory: TrafficMemory | None = None
         self._labels = LabelLog(settings.labels) if settings.labels else None
-        self._unnamed = Unnamed(self._registry, MODEL_NAME, tuple(others))
-        self._problem: str | None = "no version was loaded yet"
-        self._left_out = False
         self._watcher: Watcher | None = None
         self.telemetry = TrafficTelemetry()
         if settings.redis_url is not None:
             client = connect(settings.redis_url, timeout_s=REDIS_TIMEOUT_S)
             self._recent_stream = RecentStream(client, tenant=settings.tenant)
             self.relay = Relay(client, tenant=settings.tenant, hear=self.hub.write)
+        self._version = FollowedVersion(
+            settings, others=others, recent=self._recent_stream, on_label=self.telemetry.told
+        )
 
     def refresh(self) -> None:
-        """Look at the alias; load the version that it names if another one serves.
-
-        One that cannot be loaded never serves: the old one stays, and where none serves yet the
-        newest good one that the alias named before does.
-        """
-        alias = self._settings.alias
-        try:
-            wanted = self._registry.resolve(MODEL_NAME, alias)
-            if self._served is None or self._served.version != wanted:
-                self._serve(load_served(self._registry, alias))
-            self._problem = None
-        except Exception as error:  # an edition of other code can fail in any way
-            self._say_why(error)
-            if self._served is None:
-                self._serve_an_earlier_one()
-        if self._memory is not None and self._memory.rebased is None:
-            with suppress(redis.RedisError):  # away since the version was loaded
-                self._memory.begin()
+        """Look at the alias, see `FollowedVersion.refresh`; start the live source once there is
+        something to classify it with."""
+        self._version.refresh()
         self._show_drift()
-        if self._served is not None and self._settings.watch and self._watcher is None:
+        if self._version.serving is not None and self._settings.watch and self._watcher is None:
             self._watcher = Watcher(
-                self._settings.watch, self._settings, serving=self._now, emit=self._emit
+                self._settings.watch, self._settings, serving=self._version.needed, emit=self._emit
             )
 
     @property
@@ -112,13 +92,7 @@ class ClassifyService:
 
     def readiness(self) -> Health | None:
         """Whether traffic can be classified; None where nobody waits for it."""
-        served, problem = self._served, self._problem
-        if served is None:
-            return None if self._left_out else Health(status="unavailable", reasons=[problem or ""])
-        reasons = [] if problem is None else [f"version {served.version} serves on: {problem}"]
-        return Health(
-            status="degraded" if reasons else "ok", model_version=served.version, reasons=reasons
-        )
+        return self._version.readiness()
 
     def classify_capture(
         self, capture: BinaryIO, *, provisional: bool, gone: Callable[[], bool] = lambda: False
@@ -129,8 +103,8 @@ class ClassifyService:
             ProblemError: 503 without a model; 422 when it is no capture; 413 when it unpacks to
                 more than is read; 400 when nobody asks.
         """
-        served = self._serving()
-        classifier = StreamClassifier(served, corrector=self._memory)
+        serving = self._version.needed()
+        classifier = StreamClassifier(serving.served, corrector=serving.memory)
         verdicts: list[StreamVerdict] = []
         left_out, most = 0, self._settings.max_unpacked_bytes
         try:
@@ -142,7 +116,7 @@ class ClassifyService:
                 for found in classify(Source(packets, None, "upload"), classifier, stop=given_up):
                     if gone():
                         break
-                    self._emit(found)
+                    self._emit(found, serving)
                     for verdict in found:
                         if not provisional and not verdict.final:
                             continue
@@ -172,7 +146,7 @@ class ClassifyService:
         self.telemetry.uploads.labels("classified").inc()
         outcomes = classifier.meter.outcomes
         return CaptureResponse(
-            model_version=served.version,
+            model_version=serving.served.version,
             verdicts=verdicts,
             left_out=left_out,
             flows=classifier.counts.flows,
@@ -187,8 +161,8 @@ class ClassifyService:
         Raises:
             ProblemError: 503 without a model; 422 when the model sees more than was given.
         """
-        served = self._serving()
-        edition = served.edition
+        serving = self._version.needed()
+        edition = serving.served.edition
         if edition.tier is Tier.T2:
             raise ProblemError(
                 status=422,
@@ -204,12 +178,12 @@ class ClassifyService:
                 detail="this model reads header fields: give `fields` of every packet",
             )
         flows = request.batch(edition.packets)
-        corrector: Corrector = self._memory or Uncorrected(edition.classes)
+        corrector = serving.corrector
         reader = FlowReader(edition, corrector, states=1)
         found = reader.whole(flows, flows.flow["kept"].astype("int64"))
         names = edition.names(found.probability, corrector.classes)
         return FlowsResponse(
-            model_version=served.version,
+            model_version=serving.served.version,
             verdicts=[
                 FlowVerdict(
                     prediction_id=unique_names(1)[0],
@@ -229,12 +203,12 @@ class ClassifyService:
         Raises:
             ProblemError: 503 without a model, or without Redis: send the labels again.
         """
-        self._serving()
+        memory = self._version.needed().memory
         labels = [
             Label(each.prediction_id, each.label, each.source, each.feedback_id or "")
             for each in request.labels
         ]
-        if self._memory is None:
+        if memory is None:
             raise ProblemError(
                 status=503,
                 title="Nothing is remembered",
@@ -243,7 +217,7 @@ class ClassifyService:
         if self._labels is not None:
             self._labels.append(labels)
         try:
-            outcomes = self._memory.learn(labels)
+            outcomes = memory.learn(labels)
         except redis.RedisError as error:
             raise ProblemError(
                 status=503,
@@ -268,20 +242,21 @@ class ClassifyService:
             with suppress(redis.RedisError):  # what this replica saw is still known
                 self._recent_stream.bring(self._recent)
         found = self._recent.near(prediction_id, k=k)
-        served = self._served
-        if found is None or served is None or found[0].verdict.model_version != served.version:
+        serving = self._version.serving
+        version = None if serving is None else serving.served.version
+        if found is None or serving is None or found[0].verdict.model_version != version:
             raise ProblemError(
                 status=404,
                 title="Unknown flow",
                 detail="no recent final verdict of the version that serves has this id; classify "
                 "the flow again",
             )
-        corrector: Corrector = self._memory or Uncorrected(served.edition.classes)
+        corrector = serving.corrector
         now = corrector.correct(
             np.stack([each.verdict.own for each in found]),
             np.stack([each.verdict.hidden for each in found]),
         )
-        names = served.edition.names(now, corrector.classes)
+        names = serving.served.edition.names(now, corrector.classes)
         return NeighboursResponse(
             flows=[
                 FlowNow(
@@ -296,15 +271,16 @@ class ClassifyService:
 
     def remembered(self) -> list[Remembered]:
         """The memory of the version that classifies, where there is one."""
-        return [] if self._memory is None else [self._memory.remembered()]
+        serving = self._version.serving
+        memory = None if serving is None else serving.memory
+        return [] if memory is None else [memory.remembered()]
 
     def close(self) -> None:
         """End the live source and every listener's stream."""
         self.hub.close()
         if self._watcher is not None:
             self._watcher.close()
-        if self._memory is not None:
-            self._memory.close()
+        self._version.close()
         if self.relay is not None:
             self.relay.close()
 
@@ -314,73 +290,20 @@ class ClassifyService:
         if self._watcher is not None:
             yield from self._watcher.collect()
 
-    def _serve(self, served: ServedEdition) -> None:
-        """Let an edition answer, with a memory of its own."""
-        before = self._memory
-        if self._settings.redis_url is not None:
-            self._memory = TrafficMemory(
-                connect(self._settings.redis_url, timeout_s=REDIS_TIMEOUT_S),
-                served,
-                tenant=self._settings.tenant,
-                redis_share=self._settings.redis_share,
-                on_label=self.telemetry.told,
-                recent=self._recent_stream,
-            )
-        self._served = served
-        if before is not None:
-            before.close()
-
-    def _serve_an_earlier_one(self) -> None:
-        history: tuple[str, ...] = ()
-        with suppress(RegistryError, OSError):
-            history = self._registry.alias_history(MODEL_NAME, self._settings.alias)
-        for version in reversed(history[:-1]):
-            with suppress(Exception):  # as above; what is wrong with the alias's own is said
-                self._serve(load_served(self._registry, version))
-                return
-
-    def _say_why(self, error: Exception) -> None:
-        """Say, once, why there is no new version."""
-        before = self._problem, self._left_out
-        # A live source is not named in vain: its model is waited for.
-        self._left_out = (
-            isinstance(error, UnknownVersionError)
-            and self._settings.watch is None
-            and self._unnamed.left_out()
-        )
-        self._problem = str(error) or type(error).__name__
-        if before == (self._problem, self._left_out):
-            return
-        if self._left_out and self._served is None:
-            log.info("no traffic is classified, and no model for it is waited for: %s", error)
-        else:
-            log.error("no new traffic model was loaded: %s", error)
-
-    def _emit(self, verdicts: list[Verdict]) -> None:
+    def _emit(self, verdicts: list[Verdict], by: Serving) -> None:
+        """Tell of an edition's verdicts; its own memory keeps them, also behind a switch."""
         self.telemetry.said(verdicts)
         self.hub.write(verdicts)
         if self.relay is not None:
             self.relay.write(verdicts)
         self._recent.write(verdicts)
-        if self._memory is not None:
-            self._memory.write(verdicts)
+        if by.memory is not None:
+            by.memory.write(verdicts)
 
     def _show_drift(self) -> None:
-        if self._memory is not None and self._served is not None:
-            drift = self._memory.replica.drift
-            names = (MODEL_NAME, self._served.version)
+        serving = self._version.serving
+        if serving is not None and serving.memory is not None:
+            drift = serving.memory.replica.drift
+            names = (MODEL_NAME, serving.served.version)
             self.telemetry.error.labels(*names).set(drift.error)
             self.telemetry.rises.labels(*names).set(drift.rises)
-
-    def _now(self) -> tuple[ServedEdition, Corrector | None]:
-        return self._serving(), self._memory
-
-    def _serving(self) -> ServedEdition:
-        if self._served is None:
-            raise ProblemError(
-                status=503,
-                title="No model is loaded",
-                detail=f"{self._problem}. Train one with `errata train traffic --data DIR "
-                "--promote`.",
-            )
-        return self._served

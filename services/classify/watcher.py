@@ -11,18 +11,15 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from feature_store.online import connect
 from feature_store.traffic.capture import InterfaceUnavailableError, NotACaptureError
-from services.classify.correction import Corrector
 from services.classify.counts import StreamCounts
 from services.classify.settings import ClassifySettings, Watch
 from services.classify.sinks import RedisStream, Sink
 from services.classify.source import Source, open_source
-from services.classify.stream import ServedEdition, StreamClassifier, classify
+from services.classify.stream import StreamClassifier, classify
 from services.classify.verdict import Verdict
+from services.classify.version import Serving
 
 log = logging.getLogger(__name__)
-
-# What classifies now: an edition, and what corrects it.
-Serving = Callable[[], tuple[ServedEdition, Corrector | None]]
 
 
 class Watcher:
@@ -40,10 +37,11 @@ class Watcher:
         watch: Watch,
         settings: ClassifySettings,
         *,
-        serving: Serving,
-        emit: Callable[[list[Verdict]], None],
+        serving: Callable[[], Serving],
+        emit: Callable[[list[Verdict], Serving], None],
     ) -> None:
-        """Begins at once. `emit` takes the verdicts; `serving` is asked behind each of them."""
+        """Begins at once. `emit` takes the verdicts and whose they are; `serving`, what classifies
+        now, is asked behind each of them."""
         self.status: str | None = None
         self.counts: StreamCounts | None = None
         self._watch, self._settings = watch, settings
@@ -116,11 +114,14 @@ class Watcher:
                     stop=self._stopped.is_set,
                 )
             )
-            self._say_all(source, *self._serving())
+            self._say_all(source, self._serving())
 
-    def _say_all(self, source: Source, served: ServedEdition, corrector: Corrector | None) -> None:
+    def _say_all(self, source: Source, serving: Serving) -> None:
         stream = StreamClassifier(
-            served, budget=self._watch.budget, clock=source.clock, corrector=corrector
+            serving.served,
+            budget=self._watch.budget,
+            clock=source.clock,
+            corrector=serving.memory,
         )
         self.counts = stream.counts
         sinks: list[Sink] = []
@@ -128,7 +129,7 @@ class Watcher:
             sinks.append(RedisStream(connect(self._settings.redis_url), self._watch.redis_stream))
 
         def say(verdicts: list[Verdict]) -> None:
-            self._emit(verdicts)
+            self._emit(verdicts, serving)
             for sink in sinks:
                 sink.write(verdicts)
 
@@ -136,10 +137,9 @@ class Watcher:
         try:
             for verdicts in classify(source, stream, stop=self._stopped.is_set):
                 say(verdicts)
-                now, corrector = self._serving()
-                if now is not served:
-                    served = now
-                    stream.use(served, corrector)
+                if (now := self._serving()) is not serving:
+                    serving = now
+                    stream.use(serving.served, serving.memory)
         except InterfaceUnavailableError:
             for verdicts in stream.finish():  # what ran has ended, as far as can be seen
                 say(verdicts)
