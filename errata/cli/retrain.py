@@ -15,6 +15,7 @@ from errata.cli.options import ConfigFile, Json, MaxRejectShare, Overrides, pars
 from errata.cli.serve import redis_url
 from errata.console import err, out, print_json
 from errata.settings import Settings
+from feature_store.error_memory.hashing import source_id
 from feature_store.registry.names import RECOMMENDER, TRAFFIC
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ def register(app: typer.Typer) -> None:
 
         Neither side was trained on the window: the challenger never, the champion where its own
         training ended before, which is said. The settings are the champion's, unless --config or
-        --set say otherwise. What is promoted begins its error memory with the recent outcomes.
+        --set say otherwise. Users who were cut out with `errata memory forget` teach nothing. What
+        is promoted begins its error memory with the recent outcomes.
 
             errata retrain recommender --data data/ --if-drift --exit-zero
         """
@@ -101,7 +103,12 @@ def register(app: typer.Typer) -> None:
             rejects_path=settings.home / "rejects",
             pseudonyms=settings.pseudonyms,
         )
+        with _redis(settings) as client:
+            forgotten, _ = _left_out(client, manifest, RECOMMENDER, tenant)
         feedback = read_feedback(settings)
+        feedback = feedback.filter(
+            [source_id(user) not in forgotten for user in feedback["user_id"].to_list()]
+        )
         reporter = Terminal()
         reporter.say(f"{feedback.height:,} outcomes were collected")
         with ends_promptly("interrupted: nothing is published"):
@@ -142,6 +149,12 @@ def register(app: typer.Typer) -> None:
         metric: Annotated[str, typer.Option(help="macro_f1 or accuracy.")] = "macro_f1",
         margin: Margin = 0.0,
         rule: RuleName = "certain",
+        fewer_classes: Annotated[
+            bool,
+            typer.Option(
+                "--fewer-classes", help="Also where classes that the champion knows have no flows."
+            ),
+        ] = False,
         if_drift: IfDrift = False,
         exit_zero: ExitZero = False,
         config: ConfigFile = None,
@@ -151,8 +164,9 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Train on captures and on the flows that were labelled online, and promote if better.
 
-        A labelled flow's packets are kept beside its label (the newest 20,000): without --data they
-        alone are trained on, where they suffice. The last recordings of each class decide.
+        A labelled flow's packets are kept beside its label (the newest 20,000; not those of a
+        source that was forgotten): without --data they alone are trained on, where they suffice.
+        The last recordings of each class decide.
 
             errata retrain traffic --data captures/ --rule mean
         """
@@ -174,7 +188,8 @@ def register(app: typer.Typer) -> None:
         else:
             chosen = TrafficConfig.load(config, changes)
         reporter = Terminal()
-        online = feedback_flows(_events(TRAFFIC, tenant, settings), packets=chosen.network.packets)
+        events = _events(TRAFFIC, manifest, tenant, settings)
+        online = feedback_flows(events, packets=chosen.network.packets)
         reporter.say(f"{0 if online is None else len(online):,} flows were labelled online")
         with ends_promptly("interrupted: nothing is published"):
             if data is not None:
@@ -185,6 +200,16 @@ def register(app: typer.Typer) -> None:
             else:
                 raise ValueError("no flow was labelled online yet: give captures with --data")
             flows = flows.keeping_classes(chosen.labels.least_flows)
+            champion = None
+            if directory is not None and manifest is not None:
+                champion = (TrafficEdition.load(directory), manifest)
+                lost = [each for each in champion[0].classes if each not in flows.classes]
+                if lost and not fewer_classes:
+                    raise ValueError(
+                        f"{manifest.version} knows {', '.join(lost)}, and there are no "
+                        f"{chosen.labels.least_flows} labelled flows of each: give captures that "
+                        "have them with --data, or say --fewer-classes"
+                    )
             if len(flows.classes) < 2:
                 raise ValueError(
                     f"{len(flows):,} labelled flows have fewer than two classes with "
@@ -200,9 +225,6 @@ def register(app: typer.Typer) -> None:
                 reporter=reporter,
             )
             assert done is not None  # this process leads
-            champion = None
-            if directory is not None and manifest is not None:
-                champion = (TrafficEdition.load(directory), manifest)
             found = challenge(
                 done, champion, metric=metric, margin=margin, rule=rule, seed=chosen.seed
             )
@@ -242,11 +264,30 @@ def _redis(settings: Settings) -> Iterator[redis.Redis]:
             client.close()
 
 
-def _events(model: str, tenant: str, settings: Settings) -> list[LabelledEvent]:
+def _left_out(
+    client: redis.Redis, champion: Manifest | None, model: str, tenant: str
+) -> tuple[frozenset[int], frozenset[int]]:
+    """See `MemoryLog.left_out`: of the champion, which has its predecessors' decisions."""
+    from feature_store.error_memory.log import MemoryLog
+
+    if champion is None:
+        return frozenset(), frozenset()
+    return MemoryLog(client, model=model, version=champion.version, tenant=tenant).left_out()
+
+
+def _events(
+    model: str, champion: Manifest | None, tenant: str, settings: Settings
+) -> list[LabelledEvent]:
+    """What was labelled online, without what was cut out of the champion's memory."""
     from feature_store.error_memory.events import CAP, EventLog
 
     with _redis(settings) as client:
-        return EventLog(client, model=model, tenant=tenant).recent(CAP)
+        sources, entries = _left_out(client, champion, model, tenant)
+        return [
+            each
+            for each in EventLog(client, model=model, tenant=tenant).recent(CAP)
+            if each.source not in sources and entries.isdisjoint(each.ids.values())
+        ]
 
 
 def _calm(model: str, tenant: str, settings: Settings, *, json: bool, exit_zero: bool) -> bool:

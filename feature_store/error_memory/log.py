@@ -194,6 +194,17 @@ class MemoryLog:
         ]
         return controls, messages[-1][0].decode() if messages else "0-0"
 
+    def left_out(self) -> tuple[frozenset[int], frozenset[int]]:
+        """Sources that are forgotten, by their hashes, and single entries that were cut out, by
+        their feedback ids."""
+        sources, entries = set(), set()
+        for control in self.controls()[0]:
+            if control.kind == "forget":
+                sources.add(int(control.values["id"]))
+            elif control.kind == "cut":
+                entries.add(int(control.values["id"]))
+        return frozenset(sources), frozenset(entries)
+
     def forget_source(self, source: str) -> None:
         """Cut out every entry of a source, in every replica, also those that come later."""
         self.decide("forget", source=source, id=str(source_id(source)))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_store.error_memory import MemoryPolicy, named_policy
+from feature_store.error_memory import MemoryPolicy
 from feature_store.error_memory.mixture import log_losses
 from pipelines.memory.intervals import Gain, over_blocks
 from pipelines.memory.metrics import auc
@@ -50,7 +50,8 @@ class Trial:
 
 @dataclass(frozen=True)
 class Tuning:
-    """What came out: `policy` is switched off where no candidate's gain is certain.
+    """What came out: `policy` is switched off where no candidate's gain is certain, so that whoever
+    switches it on gets the best candidate.
 
     Attributes:
         best: the certain candidate with the largest gain, or without one the largest gain.
@@ -118,7 +119,7 @@ def tune(
             trials.append(_trial(policy, stream, outcomes))
             bar.advance(note=f"gain {trials[-1].gain.mean:+.4f}")
     best = max(trials, key=lambda trial: (trial.certain, trial.gain.mean))
-    policy = best.policy if best.certain else named_policy("off")
+    policy = best.policy.model_copy(update={"enabled": best.certain})
     return Tuning(policy, best, tuple(trials))
 
 

@@ -50,14 +50,14 @@ def command(capsys, *arguments):
     return code, json.loads(capsys.readouterr().out)
 
 
-def outcome(number, *, case, name, label, version="before"):
+def outcome(number, *, case, name, label, version="before", source="somebody"):
     return LabelledEvent(
         version=version,
         case=case,
         names=(name,),
         labels={name: label},
         ids={name: source_id(f"f{number}")},
-        source=source_id("somebody"),
+        source=source_id(source),
         time_ms=int(time.time() * 1_000),
     )
 
@@ -77,8 +77,14 @@ def test_a_better_recommender_is_promoted_with_a_memory_of_its_own_and_another_i
     first = told["challenger_version"]
     assert told["rebased"] == 5
     assert MemoryLog(redis_client, model="recommender", version=first).position() == 5
-    # The same again is not better for certain, with the settings of the champion.
-    code, told = command(capsys, *data, "--set", "seed=1")
+    # The same again is not better for certain, with the settings of the champion. What a user said
+    # who was cut out of its memory is left out.
+    MemoryLog(redis_client, model="recommender", version=first).forget_source("u1")
+    capsys.readouterr()
+    code = run(["retrain", *map(str, data), "--set", "seed=1", "--json"])
+    captured = capsys.readouterr()
+    assert "0 outcomes were collected" in captured.err
+    told = json.loads(captured.out)
     assert (code, told["promoted"]) == (KEPT, False)
     assert told["window"]["champion_saw_it"].startswith("no")
     assert told["low"] <= told["difference"] <= told["high"]
@@ -107,6 +113,7 @@ def test_without_an_alarm_nothing_is_trained_and_with_one_it_is_answered(
 def test_what_was_labelled_online_trains_the_next_traffic_version(
     home, tmp_path, redis_client, capsys
 ):
+    from feature_store.editions.traffic import TrafficEdition
     from feature_store.traffic.flows.packing import pack_flow
     from pipelines.traffic.dataset import read_labelled_flows
     from pipelines.traffic.labels import find_captures, find_labels
@@ -120,12 +127,21 @@ def test_what_was_labelled_online_trains_the_next_traffic_version(
         flow = known.flows[row : row + 1]
         name = f"{known.classes[known.label[row]]}-2"
         log.append(outcome(row, case=pack_flow(flow, 8), name="flow", label=name))
-    # Without captures the flows alone: other classes than the champion's, so it must be better.
-    code, told = command(capsys, "traffic", "--set", "seed=1")
+        log.append(
+            outcome(-1 - row, case=pack_flow(flow, 8), name="flow", label="evil", source="x")
+        )
+    MemoryLog(redis_client, model="traffic", version=told["challenger_version"]).forget_source("x")
+    # Without captures the flows alone, and of them what nobody took back.
+    assert run(["retrain", "traffic"]) == 2
+    assert "give captures that have them" in capsys.readouterr().err
+    # Other classes than the champion's, so it must be better.
+    code, told = command(capsys, "traffic", "--set", "seed=1", "--fewer-classes")
     assert (code, told["champion"]) == (0, 0.0)
     assert told["challenger"] > 0.3
-    assert told["rebased"] == len(known)
+    assert told["rebased"] == 2 * len(known)  # read again, and half of them left out
     version = told["challenger_version"]
+    edition = TrafficEdition.load(Registry(str(home / "registry")).open("traffic", version)[0])
+    assert edition.classes == tuple(f"{name}-2" for name in known.classes)
     entries = MemoryLog(redis_client, model="traffic", version=version).entries()
     assert np.concatenate([batch.labels for _, batch in entries])[:, :3].sum() == len(known)
 
