@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from feature_store.online.messages import Message, MessageSource
 from feature_store.pseudonyms import Pseudonyms
 from feature_store.queues import QueueUnavailableError
-from services.classify.schemas import FlowLabel, LabelsRequest
+from services.classify.schemas import LabelsRequest
 from services.classify.service import ClassifyService
 from services.problems import ProblemError
 from services.recommend.schemas import FeedbackRequest
@@ -38,10 +38,10 @@ class LabelConsumer:
     """A thread that does with each message what `POST /v1/feedback` does with a body.
 
     A message is a field `json` with that body, or the body's fields themselves; `catalogue` names a
-    catalogue, and a `label` makes it one about a flow. Without a `feedback_id` the message's own id
-    stands for it, so that a message that is delivered again counts once. One that can never be
-    understood is set aside with the reason; while the disk, Redis or the stream's broker is away,
-    messages wait.
+    catalogue. A `label` makes it one about a flow, and `labels` a body of `POST /v1/labels`.
+    Without a `feedback_id` the message's own id stands for it, so that a message that is delivered
+    again counts once. One that can never be understood is set aside with the reason; while the
+    disk, Redis or the stream's broker is away, messages wait.
     """
 
     def __init__(
@@ -112,9 +112,10 @@ class LabelConsumer:
 
     def _one(self, message: Message) -> str:
         try:
-            body = _body(message)
-            body.setdefault("feedback_id", f"{self._source.name}:{message.id}")
-            return self._flow(body) if "label" in body else self._item(body, message)
+            body, name = _body(message), f"{self._source.name}:{message.id}"
+            if "label" in body or "labels" in body:
+                return self._flows(body, name)
+            return self._item(body | {"feedback_id": body.get("feedback_id") or name}, message)
         except (ValidationError, ValueError, TypeError) as error:
             self._aside(message, str(error).splitlines()[0])
             return "rejected"
@@ -134,13 +135,17 @@ class LabelConsumer:
             return "early" if early else "unknown"
         return "duplicate" if answer.status == "duplicate" else "learned"
 
-    def _flow(self, body: dict[str, Any]) -> str:
+    def _flows(self, body: dict[str, Any], name: str) -> str:
         if self._classify is None:
             raise ValueError("this service classifies no traffic")
         body.pop("catalogue", None)
-        label = FlowLabel.model_validate(body)
-        answer = self._classify.learn(LabelsRequest(labels=[label]))
-        return {"learned": "learned", "duplicate": "duplicate"}.get(answer.outcomes[0], "unknown")
+        request = LabelsRequest.model_validate(body if "labels" in body else {"labels": [body]})
+        labels = [
+            each.model_copy(update={"feedback_id": each.feedback_id or f"{name}{place}"})
+            for each, place in zip(request.labels, _places(len(request.labels)), strict=True)
+        ]
+        outcomes = self._classify.learn(LabelsRequest(labels=labels)).outcomes
+        return next((each for each in ("learned", "duplicate") if each in outcomes), "unknown")
 
     def _aside(self, message: Message, reason: str) -> None:
         log.warning("message %s of %s is set aside: %s", message.id, self._source.name, reason)
@@ -191,6 +196,11 @@ def with_labels(
 
     app.router.lifespan_context = reading
     return app
+
+
+def _places(n: int) -> list[str]:
+    """What tells the labels of one message apart."""
+    return [""] if n == 1 else [f":{place}" for place in range(n)]
 
 
 def _body(message: Message) -> dict[str, Any]:

@@ -73,9 +73,10 @@ def register(app: typer.Typer) -> None:
         An --interface or a --capture that cannot be had ends the start; one that goes away later is
         an error in the log, and the rest is served on.
 
-        A message of --labels-stream is a field `json` with a body of POST /v1/feedback, or the
-        body's fields; in Kafka, the body. Replicas share them as one consumer group, at least once,
-        counted once.
+        A message of --labels-stream is a field `json` with a body of POST /v1/feedback or
+        /v1/labels, or the body's fields; in Kafka, the body. Replicas share them as one consumer
+        group, at least once, counted once. What was read stays in the stream, unless users have
+        pseudonyms: cap it where it is written (XADD … MAXLEN).
 
             errata serve --port 8000      # the dashboard is at http://127.0.0.1:8000, docs at /docs
         """

@@ -140,6 +140,7 @@ class TrafficMemory:
             on_change=self._read_names,
             on_drift=alarm_with(client, model=MODEL_NAME, version=served.version, tenant=tenant),
         )
+        self.replica.memory.warm_up()
         try:
             self.begin(again=rebase_again)
             self.replica.catch_up()
@@ -208,11 +209,14 @@ class TrafficMemory:
         """
         kept: Any = self._redis.mget([self._waiting + each.prediction_id for each in labels])
         answers = [Learned.EXPIRED] * len(labels)
-        columns = {each.label: self.column(each.label) for each in labels}
+        columns: dict[str, int] = {}
         for row, (label, raw) in enumerate(zip(labels, kept, strict=True)):
             waiting = WaitingVerdict.unpack(raw) if raw is not None else None
-            if waiting is None:
+            # A label from which nothing can be learned takes no place that a class could have.
+            if waiting is None or not (waiting.case or waiting.version == self._served.version):
                 continue
+            if label.label not in columns:
+                columns[label.label] = self.column(label.label)
             column = columns[label.label]
             if column < 0:
                 answers[row] = Learned.NO_ROOM
@@ -220,10 +224,8 @@ class TrafficMemory:
             event = _event(waiting, label)
             if waiting.version == self._served.version:
                 new = self.log.append(self._entry(waiting, column, label)).entries
-            elif waiting.case:  # a version before this one had said it
+            else:  # a version before this one had said it
                 new = learn_anew(self.log, self.replica, self._encode, event)
-            else:
-                continue
             answers[row] = Learned.LEARNED if new else Learned.DUPLICATE
             if new and self._on_label is not None:
                 own = waiting.own

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
+from feature_store.editions.traffic import UNKNOWN
 from feature_store.traffic.flows import HEADER_FIELDS, FlowBatch
 
 FieldValue = Annotated[int, Field(ge=0, le=65535)]
@@ -129,6 +130,21 @@ class CaptureResponse(BaseModel):
     damage: dict[str, int] = Field(description="what could not be read, by reason")
 
 
+def _is_a_class(name: str) -> str:
+    if not name.isprintable():
+        raise ValueError("a class's name is a line of printable characters")
+    if name == UNKNOWN:
+        raise ValueError(f"{UNKNOWN!r} is no class: it is what is said where none is likely")
+    return name
+
+
+ClassName = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=128),
+    AfterValidator(_is_a_class),
+]
+
+
 class FlowLabel(BaseModel):
     """What a flow really was.
 
@@ -142,7 +158,7 @@ class FlowLabel(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     prediction_id: str = Field(min_length=1, max_length=64)
-    label: str = Field(min_length=1, max_length=128)
+    label: ClassName
     source: str = Field("", max_length=128)
     feedback_id: str | None = Field(None, max_length=128)
 

@@ -370,6 +370,12 @@ def test_labels_of_an_upload_name_a_class_that_the_model_never_knew(
     assert len(day.read_text().splitlines()) == 2 * len(labels) + 2
 
 
+@pytest.mark.parametrize("label", ["", "   ", "unknown", "a\nb", "x" * 129])
+def test_what_can_be_no_class_is_refused(client: httpx.Client, label: str) -> None:
+    answer = client.post("/v1/labels", json={"prediction_id": "x", "label": label})
+    assert "label" in problem(answer, 422)
+
+
 def test_labels_without_redis_are_refused_and_say_why(client: httpx.Client) -> None:
     answer = client.post("/v1/labels", json={"prediction_id": "x", "label": "chat"})
     assert "Redis" in problem(answer, 503)

@@ -139,6 +139,8 @@ def test_a_label_for_a_verdict_that_does_not_wait_is_told_apart(memory: TrafficM
 def test_there_is_room_for_so_many_new_classes(
     memory: TrafficMemory, trained: TrafficEdition
 ) -> None:
+    made_up = [Label("never", f"made up {k}") for k in range(NEW_CLASSES)]
+    assert set(memory.learn(made_up)) == {Learned.EXPIRED}  # and none of them takes a place
     verdicts = flows(memory, trained, seed=6).verdicts(NEW_CLASSES + 1)
     memory.write(verdicts)
     labels = [Label(each.prediction_id, f"new {k}") for k, each in enumerate(verdicts)]
