@@ -163,40 +163,73 @@ class Alarm:
 class ErrorWatch:
     """Follows what the model itself gets wrong: 1 - p of the true class, or |label - score|.
 
+    Scores' errors are followed apart for what was taken and what was left. What was taken is known
+    at once and what was left half an hour later, so with the traffic the mix of the two changes,
+    and its mean with it, while the model is as good as before.
+
     What it says depends on the entries alone: every replica says the same.
     """
 
     def __init__(self, *, delta: float = 0.002) -> None:
-        self._adwin = Adwin(delta, clock=1, unit=BLOCK)
-        self._left: NDArray[np.float64] = np.empty(0)
+        self._courses = [_Course(delta / 2), _Course(delta / 2)]
         self._rises = self._falls = 0
         self._last_rise: int | None = None
 
     def see(self, batch: ErrorBatch, position: int) -> Alarm | None:
         """Entries up to `position`; the last rise that they tell of, if any."""
         alarm = None
-        errors = np.concatenate([self._left, errors_of(batch)])
-        whole = len(errors) // BLOCK * BLOCK
-        self._left = errors[whole:]
-        blocks = errors[:whole].reshape(-1, BLOCK)
-        for value, variance in zip(
-            blocks.mean(axis=1).tolist(), blocks.var(axis=1).tolist(), strict=True
-        ):
-            before = self._adwin.mean
-            if not self._adwin.update(value, variance):
-                continue
-            after = self._adwin.mean
-            if after > before:
-                self._rises, self._last_rise = self._rises + 1, position
-                alarm = Alarm(before, after, position)
-            else:
-                self._falls += 1
+        errors = errors_of(batch)
+        taken = np.ones(len(errors), bool)
+        if batch.labels.shape[1] == 1:
+            taken = batch.labels[:, 0] >= 0.5
+        for course, rows in zip(self._courses, (taken, ~taken), strict=True):
+            for before, after in course.see(errors[rows]):
+                if after > before:
+                    self._rises, self._last_rise = self._rises + 1, position
+                    alarm = Alarm(before, after, position)
+                else:
+                    self._falls += 1
         return alarm
 
     def stats(self) -> DriftStats:
         """See `DriftStats`."""
-        entries = self._adwin.width + len(self._left)
-        return DriftStats(self._adwin.mean, entries, self._rises, self._falls, self._last_rise)
+        entries = sum(each.entries for each in self._courses)
+        total = sum(each.mean * each.entries for each in self._courses)
+        mean = total / entries if entries else 0.0
+        return DriftStats(mean, entries, self._rises, self._falls, self._last_rise)
+
+
+class _Course:
+    """The errors of one kind of entry, in blocks."""
+
+    def __init__(self, delta: float) -> None:
+        self._adwin = Adwin(delta, clock=1, unit=BLOCK)
+        self._left: NDArray[np.float64] = np.empty(0)
+
+    @property
+    def mean(self) -> float:
+        """Of the present window."""
+        return self._adwin.mean
+
+    @property
+    def entries(self) -> int:
+        """In the present window, and those that make no block yet."""
+        return self._adwin.width + len(self._left)
+
+    def see(self, errors: NDArray[np.float64]) -> list[tuple[float, float]]:
+        """The means before and after each change that these tell of."""
+        errors = np.concatenate([self._left, errors[np.isfinite(errors)]])
+        whole = len(errors) // BLOCK * BLOCK
+        self._left = errors[whole:]
+        blocks = errors[:whole].reshape(-1, BLOCK)
+        changes = []
+        for value, variance in zip(
+            blocks.mean(axis=1).tolist(), blocks.var(axis=1).tolist(), strict=True
+        ):
+            before = self._adwin.mean
+            if self._adwin.update(value, variance):
+                changes.append((before, self._adwin.mean))
+        return changes
 
 
 def errors_of(batch: ErrorBatch) -> NDArray[np.float64]:

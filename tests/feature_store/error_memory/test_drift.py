@@ -55,6 +55,21 @@ def test_more_errors_are_an_alarm_and_fewer_are_none():
     assert stats.error < 0.3
 
 
+def scores(label, predictions):
+    labels = np.full((len(predictions), 1), label)
+    return ErrorBatch.of(np.zeros((len(labels), 2)), labels, predictions[:, None])
+
+
+def test_clicks_that_are_known_before_what_is_left_are_no_alarm_and_worse_scores_are():
+    watch = ErrorWatch()
+    rng = np.random.default_rng(0)
+    for _ in range(6):  # days that begin with clicks, nine times as many items being left besides
+        assert watch.see(scores(1, rng.uniform(0.05, 0.15, 2_000)), 0) is None
+        assert watch.see(scores(0, rng.uniform(0.05, 0.15, 18_000)), 0) is None
+    assert watch.see(scores(0, np.full(20 * BLOCK, 0.6)), 7) is not None
+    assert watch.see(scores(1, np.full(20 * BLOCK, 0.01)), 8) is not None
+
+
 def test_it_does_not_matter_how_entries_are_cut():
     rng = np.random.default_rng(1)
     whole = [entries(e, 30 * BLOCK + 7) for e in (0.1, 0.5)]
