@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -87,7 +88,8 @@ def register(app: typer.Typer) -> None:
         from pipelines.recommender.pipeline import run
 
         settings = Settings()
-        if if_drift and _calm(RECOMMENDER, tenant, settings, json=json, exit_zero=exit_zero):
+        alarm = _alarm(RECOMMENDER, tenant, settings)
+        if if_drift and _calm(RECOMMENDER, alarm, json=json, exit_zero=exit_zero):
             return
         registry, directory, manifest = _champion(RECOMMENDER, settings)
         changes = {"split.kind": "temporal", "split.test_share": window}
@@ -139,7 +141,7 @@ def register(app: typer.Typer) -> None:
             memory.close()
             return memory.rebased
 
-        _finish(RECOMMENDER, found, begin, registry, settings, tenant, json, exit_zero)
+        _finish(RECOMMENDER, found, begin, registry, settings, tenant, alarm, json, exit_zero)
 
     @group.command("traffic")
     def retrain_traffic(
@@ -179,7 +181,8 @@ def register(app: typer.Typer) -> None:
         from pipelines.traffic.pipeline import read, run_on
 
         settings = Settings()
-        if if_drift and _calm(TRAFFIC, tenant, settings, json=json, exit_zero=exit_zero):
+        alarm = _alarm(TRAFFIC, tenant, settings)
+        if if_drift and _calm(TRAFFIC, alarm, json=json, exit_zero=exit_zero):
             return
         registry, directory, manifest = _champion(TRAFFIC, settings)
         changes = parse_overrides(overrides)
@@ -238,7 +241,7 @@ def register(app: typer.Typer) -> None:
             memory.close()
             return memory.rebased
 
-        _finish(TRAFFIC, found, begin, registry, settings, tenant, json, exit_zero)
+        _finish(TRAFFIC, found, begin, registry, settings, tenant, alarm, json, exit_zero)
 
 
 def _champion(model: str, settings: Settings) -> tuple[Registry, Path | None, Manifest | None]:
@@ -290,12 +293,15 @@ def _events(
         ]
 
 
-def _calm(model: str, tenant: str, settings: Settings, *, json: bool, exit_zero: bool) -> bool:
-    """Whether no alarm was raised; says so, and exits with what stands for it."""
+def _alarm(model: str, tenant: str, settings: Settings) -> dict[str, Any] | None:
     from feature_store.error_memory.drift import DriftFlag
 
     with _redis(settings) as client:
-        alarm = DriftFlag(client, model=model, tenant=tenant).read()
+        return DriftFlag(client, model=model, tenant=tenant).read()
+
+
+def _calm(model: str, alarm: dict[str, Any] | None, *, json: bool, exit_zero: bool) -> bool:
+    """Whether no alarm was raised; says so, and exits with what stands for it."""
     if alarm is not None:
         err.print(
             f"errors of {model} {alarm['version']} rose from {alarm['before']:.3f} to "
@@ -319,12 +325,16 @@ def _finish(
     registry: Registry,
     settings: Settings,
     tenant: str,
+    alarm: dict[str, Any] | None,
     json: bool,
     exit_zero: bool,
 ) -> None:
     """Promote, begin the new memory, answer the alarm, and say what happened."""
     from feature_store.error_memory.drift import DriftFlag
 
+    stays = f"{found.champion_version} stays champion"
+    if found.promote and (moved := _moved(registry, model, found.champion_version)):
+        found, stays = replace(found, promote=False, reason=moved), "nothing is promoted"
     told: dict[str, Any] = {"promoted": found.promote, **found.to_json()}
     rebased = None
     with _redis(settings) as client:
@@ -332,7 +342,9 @@ def _finish(
             # Before the alias moves: a replica that loads the version finds its memory begun.
             rebased = begin(client)
             registry.promote(model, found.challenger_version, alias="champion")
-        DriftFlag(client, model=model, tenant=tenant).clear()
+        flag = DriftFlag(client, model=model, tenant=tenant)
+        if flag.read() == alarm:  # another one that was raised meanwhile stays
+            flag.clear()
     told["rebased"] = None if rebased is None else rebased.events
     if json:
         print_json(told)
@@ -349,11 +361,21 @@ def _finish(
         if found.promote:
             out.print(f"promoted {found.challenger_version}: {found.reason}", highlight=False)
         else:
-            out.print(f"{found.champion_version} stays champion: {found.reason}", highlight=False)
+            out.print(f"{stays}: {found.reason}", highlight=False)
         if rebased is not None:
             out.print(f"its memory begins with {rebased.events:,} outcomes", highlight=False)
     if not found.promote and not exit_zero:
         raise typer.Exit(KEPT)
+
+
+def _moved(registry: Registry, model: str, compared: str | None) -> str | None:
+    """Why what was compared is not the champion any more: training took a while."""
+    from feature_store.registry import UnknownVersionError
+
+    now = None
+    with suppress(UnknownVersionError):
+        now = registry.resolve(model, "champion")
+    return None if now == compared else f"{now} became champion while this was training"
 
 
 def _known(feedback: Any, dataset: Any) -> Any:

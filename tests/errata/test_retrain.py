@@ -110,6 +110,28 @@ def test_without_an_alarm_nothing_is_trained_and_with_one_it_is_answered(
     assert flag.read() is None
 
 
+def test_what_was_promoted_and_alarmed_while_it_trained_stays(
+    home, tables, redis_client, capsys, monkeypatch
+):
+    data = ("recommender", "--data", tables, *RECOMMENDER)
+    _, told = command(capsys, *data)
+    first, registry = told["challenger_version"], Registry(str(home / "registry"))
+    flag, alarm = DriftFlag(redis_client, model="recommender"), Alarm(0.1, 0.4, 640)
+    published = Registry.publish
+
+    def meanwhile(self, model, *arguments, **keywords):
+        manifest = published(self, model, *arguments, **keywords)
+        registry.promote(model, manifest.version, alias="champion")  # an operator does
+        flag.raise_(first, alarm)
+        return manifest
+
+    monkeypatch.setattr(Registry, "publish", meanwhile)
+    code, told = command(capsys, *data, "--rule", "mean", "--margin", "-1", "--set", "seed=1")
+    assert (code, told["promoted"]) == (KEPT, False)
+    assert "became champion while" in told["reason"]
+    assert flag.read()["position"] == 640
+
+
 def test_what_was_labelled_online_trains_the_next_traffic_version(
     home, tmp_path, redis_client, capsys
 ):
