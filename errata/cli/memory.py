@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from errata.cli.evaluate_memory import Kind, open_subject
+from errata.cli.evaluate_memory import Kind, open_subject, served_policy
 from errata.cli.explained_flow import explained_flow, flow_facts, print_flow
 from errata.cli.memory_entries import (
     Origins,
@@ -250,11 +250,13 @@ def register(app: typer.Typer) -> None:
         elif data is not None:
             kind: Kind = "traffic" if model == TRAFFIC else "recommender"
             stream = open_subject(kind, version, data, reporter=Terminal()).stream
-            tuning = choose(stream, delays=(256,), reporter=Terminal())
+            guards = served_policy(model)
+            tuning = choose(stream, delays=(256,), guards=guards, reporter=Terminal())
         else:
             with opened_memory(model, version, tenant) as opened:
                 stream = of_entries([batch for _, batch in opened.log.entries()])
-            tuning = choose(stream, delays=(256,), reporter=Terminal())
+            guards = served_policy(model)
+            tuning = choose(stream, delays=(256,), guards=guards, reporter=Terminal())
         if apply:
             with opened_memory(model, version, tenant) as opened:
                 opened.log.decide("policy", **tuning.policy.model_dump(mode="json"))

@@ -18,6 +18,7 @@ from pipelines.memory.stream import Stream
 from pipelines.progress import Reporter, Silent
 
 FloatArray = NDArray[np.float32]
+_GUARDS = ("source_share", "source_slots", "probation")
 
 
 @dataclass(frozen=True)
@@ -104,14 +105,21 @@ def tune(
     *,
     delays: Sequence[int],
     policies: Sequence[MemoryPolicy] | None = None,
+    guards: MemoryPolicy | None = None,
     reporter: Reporter | None = None,
 ) -> Tuning:
     """Replay `stream` through every candidate at every delay; the best certain gain wins.
+
+    What one source may move, and after how many outcomes, is not chosen for the gain: it stays as
+    it is in `guards`, the policy that serves.
 
     Classes are judged by log loss, scores by AUC (see `Trial`). Without a certain gain the policy
     that comes out is switched off.
     """
     policies = list(policies or candidates(stream.n_classes))
+    if guards is not None:
+        kept = {name: getattr(guards, name) for name in _GUARDS}
+        policies = [each.model_copy(update=kept) for each in policies]
     trials = []
     with (reporter or Silent()).bar("tune the memory", len(policies)) as bar:
         for policy in policies:

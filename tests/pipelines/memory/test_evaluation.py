@@ -164,3 +164,13 @@ def test_a_class_that_the_version_lacks_has_a_column(classifier):
     assert subject.classes == ("chat", "lookup", "video", "zoom")
     assert subject.notes["classes new to the version"] == "zoom"
     assert (subject.stream.predictions[:, 3] == 0).all()
+
+
+def test_tuning_leaves_what_one_source_may_move():
+    guards = named_policy("ring").model_copy(
+        update={"source_share": 0.05, "source_slots": 0.25, "probation": 20.0}
+    )
+    found = tune(
+        stream_of(2_000, drift=True), delays=(128,), policies=[named_policy("ring")], guards=guards
+    )
+    assert found.policy == guards
