@@ -6,10 +6,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import to_json
 
 MAX_K = 500
 MAX_HISTORY = 1_000
 MAX_EXCLUDED = 10_000
+MAX_FEATURE_BYTES = 8_192  # they are kept with every answer until its outcome is known
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 MAX_CLOCK_SKEW = timedelta(days=1)
 
@@ -22,6 +24,15 @@ def _plausible(when: datetime) -> datetime:
     if not EARLIEST <= when <= datetime.now(UTC) + MAX_CLOCK_SKEW:
         raise ValueError("must lie between 1970 and a day from now")
     return when
+
+
+def _short(features: dict[str, Any]) -> dict[str, Any]:
+    if len(to_json(features)) > MAX_FEATURE_BYTES:
+        raise ValueError(f"must hold at most {MAX_FEATURE_BYTES} bytes of JSON")
+    return features
+
+
+Features = Annotated[dict[str, Any], AfterValidator(_short)]
 
 
 class _Schema(BaseModel):
@@ -48,7 +59,7 @@ class RecommendationRequest(_Schema):
         max_length=MAX_HISTORY,
         description="Items in the order of consumption, oldest first; newer than what is stored.",
     )
-    features: dict[str, Any] | None = Field(
+    features: Features | None = Field(
         None, description="Features of the user, in place of the stored ones.", max_length=64
     )
     k: int = Field(10, ge=1, le=MAX_K, description="How many items to return.")

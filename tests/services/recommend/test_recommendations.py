@@ -214,3 +214,12 @@ def test_a_flood_of_faults_is_answered_briefly(client):
     response = client.post("/v1/recommendations", json=body)
     assert response.status_code == 422
     assert len(response.content) < 10_000
+
+
+def test_features_are_a_description_and_no_store(client):
+    body = {"history": ["film-war-00"], "features": {"diary": "x" * 8_000}}
+    assert client.post("/v1/recommendations", json=body).status_code == 200
+    body["features"]["more"] = "x" * 200
+    refused = client.post("/v1/recommendations", json=body)
+    assert refused.status_code == 422
+    assert "8192 bytes" in refused.json()["detail"]
