@@ -56,6 +56,7 @@ class LabelConsumer:
     ) -> None:
         self._source, self._recommend, self._classify = source, recommend, classify
         self._pseudonyms, self._now = pseudonyms, now
+        self._first_seen: dict[str, float] = {}  # of the early ones, by this clock
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="errata-labels", daemon=True)
         self.messages = Counter(
@@ -93,6 +94,9 @@ class LabelConsumer:
                     log.warning("labels of %s wait: %s", self._source.name, error)
                 away = True
                 self._stop.wait(_RETRY_S)
+            except Exception:  # whatever one message does, those behind it are read
+                log.exception("labels of %s could not be read", self._source.name)
+                self._stop.wait(_RETRY_S)
 
     def _handle(self, messages: Any) -> None:
         done: list[Message] = []
@@ -102,6 +106,8 @@ class LabelConsumer:
                     return
                 outcome = self._one(message)
                 self.messages.labels(outcome).inc()
+                if outcome != "early":
+                    self._first_seen.pop(message.id, None)
                 if outcome in ("learned", "duplicate", "unknown"):
                     done.append(message)
                 elif outcome == "waits":
@@ -125,15 +131,23 @@ class LabelConsumer:
                 return "waits"
             self._aside(message, problem.detail)
             return "rejected"
+        except OSError as error:
+            log.warning("a label waits: %s", error)
+            return "waits"
 
     def _item(self, body: dict[str, Any], message: Message) -> str:
         catalogue = body.pop("catalogue", None)
         request = FeedbackRequest.model_validate(body)
         answer = self._recommend.catalogue(catalogue).feedback(request)
         if answer.known_prediction is False:
-            early = self._now() * 1e3 - message.sent_ms < EARLY_MS
-            return "early" if early else "unknown"
+            return "early" if self._is_early(message) else "unknown"
         return "duplicate" if answer.status == "duplicate" else "learned"
+
+    def _is_early(self, message: Message) -> bool:
+        """Whether its prediction may still come. The sender's clock may be ahead of ours."""
+        now = self._now() * 1e3
+        first = self._first_seen.setdefault(message.id, now)
+        return now - min(first, message.sent_ms) < EARLY_MS
 
     def _flows(self, body: dict[str, Any], name: str) -> str:
         if self._classify is None:

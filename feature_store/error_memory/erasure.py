@@ -45,7 +45,7 @@ def erase_source(client: redis.Redis, source: str, *, tenant: str = "default") -
         model, version = key.rsplit("{", 1)[1].rstrip("}").split(":", 1)
         log = MemoryLog(client, model=model, version=version, tenant=tenant)
         # Before the deletion: a replica that starts meanwhile must leave out what it still finds.
-        log.decide("forget", id=str(int(wanted)))
+        log.erase_name(source)
         last: Any = client.xrevrange(key, count=1)
         doomed: list[bytes] = []
         for message_id, fields in _messages(client, key):

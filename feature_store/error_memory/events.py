@@ -89,9 +89,17 @@ class EventLog:
         )
 
     def recent(self, most: int = REBASED) -> list[LabelledEvent]:
-        """The newest outcomes, oldest first."""
-        found: Any = self.client.xrevrange(self.key, count=most)
-        return [_unpacked(fields) for _, fields in reversed(found)]
+        """The newest outcomes, oldest first; what another release wrote otherwise is left out."""
+        messages: Any = self.client.xrevrange(self.key, count=most)
+        found, unreadable = [], 0
+        for _, fields in reversed(messages):
+            try:
+                found.append(_unpacked(fields))
+            except (ValueError, TypeError, KeyError, zlib.error):
+                unreadable += 1
+        if unreadable:
+            log.warning("%d outcomes in %s cannot be read and are left out", unreadable, self.key)
+        return found
 
     def __len__(self) -> int:
         return int(self.client.xlen(self.key))
@@ -224,7 +232,8 @@ def _inherit(stream: MemoryLog, predecessor: str) -> None:
 
 
 def _unpacked(fields: dict[bytes, bytes]) -> LabelledEvent:
-    version, names, labels, ids, source, time_ms, weight = orjson.loads(fields[b"f"])
+    # A later release may say more.
+    version, names, labels, ids, source, time_ms, weight = orjson.loads(fields[b"f"])[:7]
     return LabelledEvent(
         version, zlib.decompress(fields[b"c"]), tuple(names), labels, ids, source, time_ms, weight
     )

@@ -209,6 +209,18 @@ class MemoryLog:
         """Cut out every entry of a source, in every replica, also those that come later."""
         self.decide("forget", source=source, id=str(source_id(source)))
 
+    def erase_name(self, source: str) -> None:
+        """A source stays forgotten, and its name is nowhere in the decisions."""
+        self.decide("forget", id=str(source_id(source)))
+        messages: Any = self._redis.xrange(self._control)
+        named = [
+            message_id
+            for message_id, fields in messages
+            if orjson.loads(fields[b"values"]).get("source") == source
+        ]
+        if named:
+            self._redis.xdel(self._control, *named)
+
     def forget_entry(self, feedback_id: int) -> None:
         """Cut out one entry, in every replica; `feedback_id` as the entry holds it, not 0."""
         self.decide("cut", id=str(feedback_id))

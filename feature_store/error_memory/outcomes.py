@@ -2,12 +2,14 @@
 
 errata:TENANT:served:ID    the cases of prediction ID, packed, with a time to live
 errata:TENANT:taken:ID     which of them have had an outcome
+errata:TENANT:opened:ID    who said the first of these, by a hash: what is left besides is theirs
 errata:TENANT:exposed      predictions of which something was taken (or all), by when the rest
                            count as left
 """
 
 from __future__ import annotations
 
+import logging
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -25,6 +27,8 @@ from feature_store.error_memory.hashing import source_id
 from feature_store.error_memory.log import Appended
 from feature_store.error_memory.wire import pack, unpack
 from feature_store.expiring import ExpiringValues
+
+log = logging.getLogger(__name__)
 
 TTL_S = 86_400
 EXPOSURE_WINDOW_S = 1_800
@@ -141,9 +145,15 @@ class Outcomes:
             self._redis.zadd(self._exposed, dict.fromkeys(expected.prediction_ids, due), nx=True)
 
     def served(self, prediction_id: str) -> Served | None:
-        """What was served, if it still waits."""
+        """What was served, if it still waits and can be read."""
         raw: Any = self._redis.get(self._key("served", prediction_id))
-        return None if raw is None else _unpacked(prediction_id, raw)
+        if raw is None:
+            return None
+        try:
+            return _unpacked(prediction_id, raw)
+        except (ValueError, TypeError, zlib.error) as error:  # another release wrote it
+            log.warning("what was served as %s cannot be read: %s", prediction_id, error)
+            return None
 
     def outcome(
         self,
@@ -181,6 +191,8 @@ class Outcomes:
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.sadd(taken, row)
         pipeline.expire(taken, self._ttl_s)
+        opened = self._key("opened", prediction_id)
+        pipeline.set(opened, int(entry.sources[0]), nx=True, ex=self._ttl_s)
         due = self._clock() + self._window_s
         pipeline.zadd(self._exposed, {prediction_id: due}, nx=True)
         pipeline.execute()
@@ -204,11 +216,13 @@ class Outcomes:
             if served is not None:
                 taken = {int(row) for row in self._members(prediction_id)}
                 rows = [row for row in range(len(served.names)) if row not in taken]
+                opened: Any = self._redis.get(self._key("opened", prediction_id))
+                source = source_id(served.source) if opened is None else int(opened)
                 entry = _labelled(served, rows, 0.0)
                 ids = [source_id(f"{prediction_id}\0left\0{row}") for row in rows]
                 entry = replace(
                     entry,
-                    sources=np.full(len(rows), source_id(served.source), np.uint64),
+                    sources=np.full(len(rows), source, np.uint64),
                     feedback_ids=np.array(ids, np.uint64),
                     time_ms=np.full(len(rows), int(self._clock() * 1_000), np.int64),
                 )
@@ -259,7 +273,7 @@ def _unpacked(prediction_id: str, raw: bytes) -> Served:
     facts = orjson.loads(raw[4 : 4 + size])
     # What an earlier release kept ends before the case, or before how it is written.
     facts += (0, True)[len(facts) - 4 :]
-    version, fingerprint, source, names, length, compressed = facts
+    version, fingerprint, source, names, length, compressed = facts[:6]  # a later one says more
     case = raw[4 + size : 4 + size + length]
     case = zlib.decompress(case) if case and compressed else case
     batch = unpack(raw[4 + size + length :])

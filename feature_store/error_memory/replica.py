@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import redis
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from feature_store.error_memory.batch import ErrorBatch
 from feature_store.error_memory.drift import Alarm, DriftStats, ErrorWatch
@@ -40,7 +41,7 @@ class _Rules:
         forgotten, cut = [], []
         for control in controls:
             if control.kind == "policy":
-                policy = MemoryPolicy.model_validate(control.values)
+                policy = _policy(control) or policy
             elif control.kind in ("on", "off"):
                 policy = policy.model_copy(update={"enabled": control.kind == "on"})
             elif control.kind == "forget":
@@ -48,6 +49,14 @@ class _Rules:
             elif control.kind == "cut":
                 cut.append(int(control.values["id"]))
         return cls(policy, np.array(forgotten, np.uint64), np.array(cut, np.uint64))
+
+
+def _policy(control: Control) -> MemoryPolicy | None:
+    try:
+        return MemoryPolicy.model_validate(control.values)
+    except ValidationError as error:  # of a newer release, or nobody's
+        log.error("a policy that cannot be read is left out: %s", str(error).splitlines()[0])
+        return None
 
 
 class MemoryReplica:
@@ -173,6 +182,10 @@ class MemoryReplica:
             except redis.RedisError as error:
                 if self.fresh:
                     log.warning("the error memory is frozen while Redis is away: %s", error)
+                self.fresh = False
+                self._stop.wait(_RETRY_S)
+            except Exception:  # answers go on, and what comes next may be read again
+                log.exception("the error memory could not follow its stream")
                 self.fresh = False
                 self._stop.wait(_RETRY_S)
 

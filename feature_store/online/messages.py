@@ -164,7 +164,7 @@ def _messages(found: Any) -> list[Message]:
     return [
         Message(
             name.decode(),
-            {key.decode(): value for key, value in fields.items()},
+            {key.decode(errors="backslashreplace"): value for key, value in fields.items()},
             int(name.split(b"-")[0]),
         )
         for name, fields in found

@@ -32,7 +32,7 @@ class Label:
         prediction_id: of its verdict.
         label: the class's name, known to the edition or not.
         source: who says so: what a source said can be forgotten together.
-        feedback_id: a label with the same id counts once.
+        feedback_id: a label of the verdict with the same id counts once.
     """
 
     prediction_id: str
@@ -43,8 +43,8 @@ class Label:
     @property
     def entry_id(self) -> int:
         """Feedback id of the entry that it makes."""
-        named = f"{self.prediction_id}\0{self.source}\0{self.label}"
-        return source_id(self.feedback_id or named)
+        named = self.feedback_id or f"{self.source}\0{self.label}"
+        return source_id(f"{self.prediction_id}\0{named}")
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,8 @@ class LabelLog:
         )
         self._directory.mkdir(parents=True, exist_ok=True)
         with self._lock, (self._directory / f"{now:%Y-%m-%d}.jsonl").open("ab") as file:
-            file.write(lines)
+            # A process died within a line: the next one is no part of it.
+            file.write(b"\n" * _is_torn(Path(file.name)) + lines)
             file.flush()
             os.fsync(file.fileno())
 
@@ -103,6 +104,14 @@ class LabelLog:
                         missing.remove(entry_id)
                         found[entry_id] = logged
         return found
+
+
+def _is_torn(path: Path) -> bool:
+    with path.open("rb") as file:
+        if not file.seek(0, os.SEEK_END):
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
 
 
 def _logged(line: bytes) -> LoggedLabel:

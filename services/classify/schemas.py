@@ -152,7 +152,7 @@ class FlowLabel(BaseModel):
         prediction_id: of any verdict on the flow.
         label: a class, known to the model or not.
         source: who says so; what a source said can be forgotten together.
-        feedback_id: a label with the same id counts once.
+        feedback_id: a label of the flow with the same id counts once.
     """
 
     model_config = ConfigDict(extra="forbid")

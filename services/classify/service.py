@@ -201,7 +201,8 @@ class ClassifyService:
         """Correct what is like these flows from now on, and keep the labels for the next training.
 
         Raises:
-            ProblemError: 503 without a model, or without Redis: send the labels again.
+            ProblemError: 503 without a model or Redis, or where the disk takes nothing: send the
+                labels again.
         """
         memory = self._version.needed().memory
         labels = [
@@ -214,8 +215,7 @@ class ClassifyService:
                 title="Nothing is remembered",
                 detail="labels are joined with verdicts in Redis, and this service has none",
             )
-        if self._labels is not None:
-            self._labels.append(labels)
+        self._log(labels)
         try:
             outcomes = memory.learn(labels)
         except redis.RedisError as error:
@@ -231,6 +231,19 @@ class ClassifyService:
             outcomes=[str(outcome) for outcome in outcomes],
             learned=sum(outcome is Learned.LEARNED for outcome in outcomes),
         )
+
+    def _log(self, labels: Sequence[Label]) -> None:
+        if self._labels is None:
+            return
+        try:
+            self._labels.append(labels)
+        except OSError as error:
+            raise ProblemError(
+                status=503,
+                title="Labels cannot be kept",
+                detail="the disk of the label log takes nothing; send them again later",
+                headers={"Retry-After": "1"},
+            ) from error
 
     def neighbours(self, prediction_id: str, *, k: int) -> NeighboursResponse:
         """What would be said now of a flow, and of the recent flows that are like it.

@@ -87,14 +87,15 @@ def test_what_can_never_be_understood_is_set_aside_and_the_rest_goes_on(service,
     redis_client.xadd(STREAM, {"json": "no json"})
     redis_client.xadd(STREAM, {"user_id": "u"})
     redis_client.xadd(STREAM, {"prediction_id": "p", "label": "chat"})  # no traffic here
+    redis_client.xadd(STREAM, {b"\xff\xfe": "no text"})
     redis_client.xadd(STREAM, outcome(asked(client)))
     eventually(lambda: log.position() == 1)
-    eventually(lambda: settled(redis_client, 4))
+    eventually(lambda: settled(redis_client, 5))
     rejected = redis_client.xrange(f"{STREAM}:rejected")
-    assert len(rejected) == 3
+    assert len(rejected) == 4
     assert all(fields[b"reason"] for _, fields in rejected)
     metrics = client.get("/metrics").text
-    assert 'errata_label_messages_total{outcome="rejected"} 3.0' in metrics
+    assert 'errata_label_messages_total{outcome="rejected"} 4.0' in metrics
 
 
 def test_an_outcome_of_nothing_that_was_served_is_in_the_offline_log(
@@ -106,3 +107,12 @@ def test_an_outcome_of_nothing_that_was_served_is_in_the_offline_log(
     eventually(lambda: settled(redis_client, 1))
     assert log.position() == 0
     assert len(FeedbackLog(tmp_path / "offline" / "feedback").read()) == 1
+
+
+def test_a_message_from_the_future_is_early_for_seconds_and_not_for_ever(
+    service, redis_client, monkeypatch
+):
+    monkeypatch.setattr("errata.labels.EARLY_MS", 300)
+    never = {"user_id": "u", "item_id": "film-sea-02", "prediction_id": "never"}
+    redis_client.xadd(STREAM, never, id="99999999999999-0")
+    eventually(lambda: settled(redis_client, 1))

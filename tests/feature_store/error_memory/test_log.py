@@ -172,6 +172,33 @@ def test_off_and_on_and_another_policy_reach_every_replica(log):
     assert not np.array_equal(answers(replica), corrected)
 
 
+def test_a_policy_that_nobody_can_read_is_left_out_and_what_follows_counts(log):
+    replica = replica_of(log)
+    replica.start()
+    try:
+        log.append(batch(0))
+        log.decide("policy", kernels="of a later release")
+        log.decide("off")
+        eventually(lambda: not replica.policy.enabled)
+        log.decide("on")
+        eventually(lambda: replica.policy == POLICY and replica.fresh)
+    finally:
+        replica.stop()
+    np.testing.assert_array_equal(answers(replica), answers(replica_of(log)))
+
+
+def test_whoever_was_forgotten_stays_so_without_a_name(log, redis_client):
+    log.append(batch(0, source="mallory"))
+    log.forget_source("mallory")
+    log.erase_name("mallory")
+    assert not [
+        key
+        for key in redis_client.keys("*control")
+        if b"mallory" in str(redis_client.xrange(key)).encode()
+    ]
+    assert replica_of(log).memory.stats().entries == 0
+
+
 def test_entries_of_another_shape_are_left_out_and_the_rest_goes_on(log):
     replica = replica_of(log)
     log.append(ErrorBatch.of(np.zeros((2, 7)), np.zeros((2, 1)), np.zeros((2, 1))))

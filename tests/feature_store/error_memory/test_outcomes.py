@@ -1,4 +1,5 @@
 import numpy as np
+import orjson
 import pytest
 
 from feature_store.error_memory.log import MemoryLog
@@ -82,6 +83,35 @@ def test_what_was_left_counts_against_it_once_the_window_is_over(outcomes, log, 
     assert outcomes.sweep() == 2
     assert outcomes.sweep() == 0
     assert sorted(entries(log)) == [(0.0, 0.3), (0.0, 0.3), (1.0, 1.4)]
+
+
+def test_what_is_left_is_said_by_whoever_opened_the_window(outcomes, log, clock):
+    outcomes.expect(expected("p1"))  # for u
+    outcomes.outcome("p1", "b", 1.0, feedback_id="f", source="mallory")
+    clock.now += 61
+    assert outcomes.sweep() == 2
+    assert log.said_by("mallory") == 3
+
+
+def test_what_cannot_be_read_is_nothing_that_was_served(outcomes, log, clock, redis_client):
+    outcomes.expect(expected("p1", "p2", "p3"))
+    for name in ("p1", "p2"):
+        outcomes.outcome(name, "b", 1.0, feedback_id="f")
+    key = next(each for each in redis_client.keys("*served:p1"))
+    redis_client.set(key, redis_client.get(key)[:-7])
+    assert not outcomes.outcome("p1", "a", 1.0, feedback_id="f2")
+    clock.now += 61
+    assert outcomes.sweep() == 2  # of p2
+
+
+def test_a_later_release_may_keep_more_of_what_was_served(outcomes, redis_client):
+    outcomes.expect(expected("p1", case=b"what the model saw"))
+    (key,) = redis_client.keys("*served:p1")
+    raw = redis_client.get(key)
+    size = int.from_bytes(raw[:4], "little")
+    facts = orjson.dumps([*orjson.loads(raw[4 : 4 + size]), "more"])
+    redis_client.set(key, len(facts).to_bytes(4, "little") + facts + raw[4 + size :])
+    assert outcomes.served("p1").case == b"what the model saw"
 
 
 def test_a_click_that_comes_after_the_window_still_counts(outcomes, log, clock):

@@ -376,6 +376,20 @@ def test_what_can_be_no_class_is_refused(client: httpx.Client, label: str) -> No
     assert "label" in problem(answer, 422)
 
 
+def test_labels_are_refused_while_the_disk_of_their_log_takes_nothing(
+    version: str, settings: Settings, redis_server: EmbeddedRedis, tmp_path: Path, mixed: Path
+) -> None:
+    (tmp_path / "labels").write_text("a file where the folder was")
+    remembering = settings(redis_url=redis_server.url, labels=tmp_path / "labels", tenant=version)
+    with serving(remembering) as client:
+        verdict = client.post("/v1/classify", content=mixed.read_bytes()).json()["verdicts"][0]
+        label = {"prediction_id": verdict["prediction_id"], "label": "telepathy"}
+        refused = client.post("/v1/labels", json=label)
+        assert "disk" in problem(refused, 503)
+        (tmp_path / "labels").unlink()
+        assert client.post("/v1/labels", json=label).json()["outcomes"] == ["learned"]
+
+
 def test_labels_without_redis_are_refused_and_say_why(client: httpx.Client) -> None:
     answer = client.post("/v1/labels", json={"prediction_id": "x", "label": "chat"})
     assert "Redis" in problem(answer, 503)
