@@ -144,7 +144,9 @@ def register(app: typer.Typer) -> None:
 
         with opened_memory(model, version, tenant) as opened:
             log = opened.log
-            outcomes = Outcomes(log.client, lambda _, batch: log.append(batch), tenant=tenant)
+            outcomes = Outcomes(
+                log.client, lambda _, batch: log.append(batch), model=model, tenant=tenant
+            )
             served = outcomes.served(prediction_id)
             if served is None:
                 raise ValueError(

@@ -179,8 +179,7 @@ def rebase(
         recent = events.recent(most)
         others = [each.version for each in recent if each.version != stream.version]
         predecessor = others[-1] if others else None
-        if predecessor is not None and not stream.controls()[0]:
-            _inherit(stream, predecessor)
+        stream.inherit(predecessor)
         replica.catch_up(pause)
         before = stream.position()
         for start in range(0, len(recent), _AT_ONCE):
@@ -223,12 +222,6 @@ def _with_losses(replica: MemoryReplica, batch: ErrorBatch) -> ErrorBatch:
         return batch
     reading = replica.read(batch.keys, batch.predictions)
     return replace(batch, losses=reading.losses(batch.labels), contexts=reading.contexts)
-
-
-def _inherit(stream: MemoryLog, predecessor: str) -> None:
-    before = MemoryLog(stream.client, model=stream.model, version=predecessor, tenant=stream.tenant)
-    for control in before.controls()[0]:
-        stream.decide(control.kind, **control.values)
 
 
 def _unpacked(fields: dict[bytes, bytes]) -> LabelledEvent:

@@ -3,6 +3,7 @@
     errata:TENANT:memory:{MODEL:VERSION}           entries; a message is a batch
     errata:TENANT:memory:{MODEL:VERSION}:control   tombstones, switches, policies: JSON, kept whole
     errata:TENANT:memory:{MODEL:VERSION}:seen:N    feedback ids of period N
+    errata:TENANT:decided:MODEL                    versions about which something was decided
 
 A message's id counts the entries of the version up to its end, so every replica numbers the
 entries alike, whenever it started, and the cap is exact to a message. The braces put all keys of a
@@ -11,6 +12,7 @@ version into one slot of a cluster.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +23,9 @@ import redis
 
 from feature_store.error_memory.batch import ErrorBatch
 from feature_store.error_memory.hashing import source_id
-from feature_store.error_memory.wire import pack, unpack
+from feature_store.error_memory.wire import CorruptEntryError, pack, unpack
+
+log = logging.getLogger(__name__)
 
 CAP = 2**20
 SEEN_PERIOD_S = 3 * 86_400
@@ -151,7 +155,8 @@ class MemoryLog:
             messages: Any = self._redis.xrange(self.key, f"({after}-0", "+", count=_FETCHED)
             for message_id, fields in messages:
                 after = _number(message_id)
-                yield after, unpack(fields[b"b"])
+                if len(batch := self._batch(message_id, fields)):
+                    yield after, batch
             if len(messages) < _FETCHED:
                 return
 
@@ -159,31 +164,60 @@ class MemoryLog:
         """The newest `n` entries, oldest first, in the batches that they came in."""
         messages: Any = self._redis.xrevrange(self.key, count=n)
         batches: list[ErrorBatch] = []
-        for _, fields in messages:
+        for message_id, fields in messages:
             if n <= 0:
                 break
-            batches.append(unpack(fields[b"b"])[-n:])
-            n -= len(batches[-1])
+            if len(batch := self._batch(message_id, fields)[-n:]):
+                batches.append(batch)
+                n -= len(batch)
         return batches[::-1]
 
     def wait(
         self, *, after: int, after_control: str, block_ms: int
     ) -> tuple[list[tuple[int, ErrorBatch]], bool]:
         """Entries behind `after`, and whether there is news behind `after_control`; waits up to
-        `block_ms` for either."""
+        `block_ms` for either. A message that cannot be read has none."""
         found: Any = self._redis.xread(
             {self.key: f"{after}-0", self._control: after_control}, count=_FETCHED, block=block_ms
         )
         streams = dict(found or [])
         entries = [
-            (_number(message_id), unpack(fields[b"b"]))
+            (_number(message_id), self._batch(message_id, fields))
             for message_id, fields in streams.get(self.key.encode(), [])
         ]
         return entries, self._control.encode() in streams
 
     def decide(self, kind: str, **values: Any) -> None:
         """Write a decision that every replica follows."""
+        self._redis.sadd(self._decided, self.version)
         self._redis.xadd(self._control, {"kind": kind, "values": orjson.dumps(values)})
+
+    def inherit(self, predecessor: str | None) -> None:
+        """What was decided about other versions of the model holds on: sources and entries that
+        any of them left out, and the predecessor's switch and policy, where this version has no
+        decision of its own yet. All of it at once, or nothing."""
+        own = self.controls()[0]
+        known = {(each.kind, str(each.values.get("id"))) for each in own}
+        names: Any = self._redis.smembers(self._decided)
+        others = {each.decode() for each in names} | ({predecessor} if predecessor else set())
+        pipeline = self._redis.pipeline(transaction=True)
+        for version in sorted(others - {self.version}):
+            before = MemoryLog(
+                self._redis, model=self.model, version=version, tenant=self.tenant
+            ).controls()[0]
+            for control in before:
+                name = (control.kind, str(control.values.get("id")))
+                if control.kind in ("forget", "cut"):
+                    wanted = name not in known
+                else:
+                    wanted = version == predecessor and not own
+                if wanted:
+                    known.add(name)
+                    values = orjson.dumps(control.values)
+                    pipeline.xadd(self._control, {"kind": control.kind, "values": values})
+        if len(pipeline):
+            self._redis.sadd(self._decided, self.version)
+            pipeline.execute()
 
     def controls(self) -> tuple[list[Control], str]:
         """All decisions, oldest first, and the id of the last."""
@@ -229,6 +263,19 @@ class MemoryLog:
         """Entries of a source in the stream, whether they are cut out or not."""
         wanted = np.uint64(source_id(source))
         return sum(int((batch.sources == wanted).sum()) for _, batch in self.entries())
+
+    def _batch(self, message_id: bytes, fields: dict[bytes, bytes]) -> ErrorBatch:
+        try:
+            return unpack(fields[b"b"])
+        except (CorruptEntryError, KeyError) as error:
+            log.error("message %s of %s is left out: %s", message_id.decode(), self.key, error)
+            nothing = np.zeros((0, 1), np.float32)
+            return ErrorBatch.of(nothing, nothing, nothing)
+
+    @property
+    def _decided(self) -> str:
+        """Versions about which something was decided."""
+        return f"errata:{self.tenant}:decided:{self.model}"
 
     @property
     def _control(self) -> str:

@@ -3,8 +3,8 @@
 errata:TENANT:served:ID    the cases of prediction ID, packed, with a time to live
 errata:TENANT:taken:ID     which of them have had an outcome
 errata:TENANT:opened:ID    who said the first of these, by a hash: what is left besides is theirs
-errata:TENANT:exposed      predictions of which something was taken (or all), by when the rest
-                           count as left
+errata:TENANT:exposed:MODEL   predictions of which something was taken (or all), by when the rest
+                              count as left
 """
 
 from __future__ import annotations
@@ -110,6 +110,7 @@ class Outcomes:
         client: redis.Redis,
         append: Callable[[str, ErrorBatch], Appended],
         *,
+        model: str,
         tenant: str = "default",
         ttl_s: int = TTL_S,
         window_s: float = EXPOSURE_WINDOW_S,
@@ -130,7 +131,7 @@ class Outcomes:
         self._values = ExpiringValues(client)
         self._append = append
         self._prefix = f"errata:{tenant}"
-        self._exposed = f"{self._prefix}:exposed"
+        self._exposed = f"{self._prefix}:exposed:{model}"
         self._ttl_s, self._window_s = ttl_s, window_s
         self._unanswered, self._clock = unanswered, clock
         self._record = record

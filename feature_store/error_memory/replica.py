@@ -168,10 +168,26 @@ class MemoryReplica:
             self._position = position
             if alarm is not None:
                 self._on_drift(alarm)
-        if news:
+        if news and not self._switched():
             self.catch_up()
         if (news or entries) and self._on_change is not None:
             self._on_change()
+
+    def _switched(self) -> bool:
+        """Follow a switch at once; False where something else was decided, for which the memory
+        is read anew."""
+        controls, last = self._stream.controls()
+        rules, before = _Rules.of(self._default, controls), self._rules
+        same = {"enabled": before.policy.enabled}
+        if (
+            rules.policy.model_copy(update=same) != before.policy
+            or not np.array_equal(rules.forgotten, before.forgotten)
+            or not np.array_equal(rules.cut, before.cut)
+        ):
+            return False
+        self._memory.policy = rules.policy
+        self._rules, self._control = rules, last
+        return True
 
     def _tail(self) -> None:
         while not self._stop.is_set():

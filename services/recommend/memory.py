@@ -229,6 +229,7 @@ class Memories:
         self._outcomes = Outcomes(
             client,
             self._append,
+            model=model,
             tenant=tenant,
             ttl_s=ttl_s,
             window_s=window_s,

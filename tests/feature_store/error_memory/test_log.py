@@ -187,6 +187,54 @@ def test_a_policy_that_nobody_can_read_is_left_out_and_what_follows_counts(log):
     np.testing.assert_array_equal(answers(replica), answers(replica_of(log)))
 
 
+def test_a_message_that_nobody_can_read_is_left_out_and_the_rest_goes_on(log, redis_client):
+    replica = replica_of(log)
+    log.append(batch(0))
+    redis_client.xadd(log.key, {"b": b"of a later release"}, id="65-0")
+    log.append(batch(1))
+    replica.poll()
+    assert replica.position == 129
+    late = replica_of(log)
+    assert late.position == 129
+    np.testing.assert_array_equal(answers(replica), answers(late))
+    assert len(log.newest(200)) == 2
+
+
+def test_decisions_reach_the_next_version_whatever_happened_between(redis_client, log):
+    second = MemoryLog(redis_client, model=log.model, version="v2")
+    third = MemoryLog(redis_client, model=log.model, version="v3")
+    log.forget_source("mallory")
+    log.decide("off")
+    second.forget_source("trudy")
+    third.decide("policy", **POLICY.model_dump(mode="json"))  # tuned before it serves
+    third.inherit("v2")
+    third.inherit("v2")  # a process died meanwhile: once again
+    assert third.left_out()[0] == {source_id("mallory"), source_id("trudy")}
+    assert [each.kind for each in third.controls()[0]].count("forget") == 2
+    fourth = MemoryLog(redis_client, model=log.model, version="v4")
+    fourth.inherit(log.version)
+    assert [each.kind for each in fourth.controls()[0]].count("off") == 1
+    assert fourth.left_out() == third.left_out()
+    other = MemoryLog(redis_client, model="other", version="v1")
+    other.inherit(None)
+    assert other.controls()[0] == []
+
+
+def test_a_switch_reads_nothing_anew(log):
+    replica = replica_of(log)
+    log.append(batch(0))
+    replica.poll()
+    corrected, memory = answers(replica), replica.memory
+    for decision in ("off", "on"):
+        log.decide(decision)
+        replica.poll()
+        assert replica.memory is memory
+    np.testing.assert_array_equal(answers(replica), corrected)
+    log.forget_source("nobody")
+    replica.poll()
+    assert replica.memory is not memory
+
+
 def test_whoever_was_forgotten_stays_so_without_a_name(log, redis_client):
     log.append(batch(0, source="mallory"))
     log.forget_source("mallory")

@@ -25,7 +25,9 @@ def log(redis_client):
 
 @pytest.fixture
 def outcomes(redis_client, log, clock):
-    return Outcomes(redis_client, lambda _, batch: log.append(batch), window_s=60, clock=clock)
+    return Outcomes(
+        redis_client, lambda _, batch: log.append(batch), model="m", window_s=60, clock=clock
+    )
 
 
 def expected(*prediction_ids, case=b""):
@@ -93,6 +95,19 @@ def test_what_is_left_is_said_by_whoever_opened_the_window(outcomes, log, clock)
     assert log.said_by("mallory") == 3
 
 
+def test_another_catalogues_answers_are_left_to_it(outcomes, log, clock, redis_client):
+    other = MemoryLog(redis_client, model="other", version="v1")
+    beside = Outcomes(
+        redis_client, lambda _, batch: other.append(batch), model="o", window_s=60, clock=clock
+    )
+    outcomes.expect(expected("p1"))
+    outcomes.outcome("p1", "b", 1.0, feedback_id="f")
+    clock.now += 61
+    assert beside.sweep() == 0
+    assert outcomes.sweep() == 2
+    assert other.position() == 0
+
+
 def test_what_cannot_be_read_is_nothing_that_was_served(outcomes, log, clock, redis_client):
     outcomes.expect(expected("p1", "p2", "p3"))
     for name in ("p1", "p2"):
@@ -128,6 +143,7 @@ def test_answers_that_nobody_acted_upon_count_where_that_is_asked_for(redis_clie
     outcomes = Outcomes(
         redis_client,
         lambda _, batch: log.append(batch),
+        model="m",
         window_s=60,
         unanswered=True,
         clock=clock,
