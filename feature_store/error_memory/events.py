@@ -161,7 +161,7 @@ def rebase(
     Raises:
         redis.RedisError: the server is gone; a later call goes on.
     """
-    client, marker, lease = stream.client, f"{stream.key}:rebased", f"{stream.key}:rebasing"
+    client, marker, lease = stream.client, stream.rebased_key, f"{stream.key}:rebasing"
     mine = uuid.uuid4().hex
     deadline = time.monotonic() + _WAIT_S
     while True:
@@ -190,6 +190,7 @@ def rebase(
         found = Rebased(len(recent), entries, predecessor, fresh=True)
         told = {"events": found.events, "entries": entries, "predecessor": predecessor}
         client.set(marker, orjson.dumps(told | {"time": time.time()}))
+        stream.renew()
         return found
     finally:
         if client.get(lease) == mine.encode():

@@ -28,6 +28,8 @@ from feature_store.error_memory.wire import CorruptEntryError, pack, unpack
 log = logging.getLogger(__name__)
 
 CAP = 2**20
+# Of a version that no replica serves and nobody teaches: time enough to roll back to it.
+UNSERVED_S = 30 * 86_400
 SEEN_PERIOD_S = 3 * 86_400
 _FETCHED = 512
 
@@ -143,6 +145,13 @@ class MemoryLog:
             ],
         )
         return Appended(int(entries), int(position))
+
+    def renew(self) -> None:
+        """Keep the version's keys for another `UNSERVED_S`: whoever serves it says so."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for key in (self.key, self._control, self.rebased_key):
+            pipeline.expire(key, UNSERVED_S)
+        pipeline.execute()
 
     def position(self) -> int:
         """Entries ever written."""
@@ -271,6 +280,11 @@ class MemoryLog:
             log.error("message %s of %s is left out: %s", message_id.decode(), self.key, error)
             nothing = np.zeros((0, 1), np.float32)
             return ErrorBatch.of(nothing, nothing, nothing)
+
+    @property
+    def rebased_key(self) -> str:
+        """That the memory has begun, and with what; see `events.rebase`."""
+        return f"{self.key}:rebased"
 
     @property
     def _decided(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 FloatArray = NDArray[np.float32]
 _BLOCK_MS = 100
 _RETRY_S = 0.2
+_RENEW_EVERY_S = 3_600.0
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ class MemoryReplica:
         self._rules = _Rules.of(policy, ())
         self._memory = self._empty()
         self._position, self._control = 0, "0-0"
+        self._renew_at = 0.0
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self.fresh = False
@@ -194,6 +197,9 @@ class MemoryReplica:
             try:
                 if not self.fresh:
                     self._recover()
+                if time.monotonic() >= self._renew_at:
+                    self._stream.renew()
+                    self._renew_at = time.monotonic() + _RENEW_EVERY_S
                 self.poll(block_ms=_BLOCK_MS)
             except redis.RedisError as error:
                 if self.fresh:

@@ -118,6 +118,8 @@ class FollowedVersion:
             return None if self._left_out else Health(status="unavailable", reasons=[problem or ""])
         version = serving.served.version
         reasons = [] if problem is None else [f"version {version} serves on: {problem}"]
+        if serving.memory is not None and not serving.memory.replica.fresh:
+            reasons.append("the error memory is as it was: Redis is away")
         return Health(
             status="degraded" if reasons else "ok", model_version=version, reasons=reasons
         )

@@ -220,6 +220,25 @@ def test_decisions_reach_the_next_version_whatever_happened_between(redis_client
     assert other.controls()[0] == []
 
 
+def test_what_nobody_serves_any_more_goes_after_a_month(log, redis_client):
+    log.append(batch(0))
+    log.decide("on")
+    replica = replica_of(log)
+    replica.start()
+    try:
+        eventually(lambda: redis_client.ttl(log.key) > 29 * 86_400)
+        eventually(lambda: redis_client.ttl(f"{log.key}:control") > 29 * 86_400)
+        redis_client.expire(log.key, 60)
+    finally:
+        replica.stop()
+    again = replica_of(log)
+    again.start()
+    try:
+        eventually(lambda: redis_client.ttl(log.key) > 29 * 86_400)
+    finally:
+        again.stop()
+
+
 def test_a_switch_reads_nothing_anew(log):
     replica = replica_of(log)
     log.append(batch(0))

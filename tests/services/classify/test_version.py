@@ -1,6 +1,7 @@
 """A version and its memory are replaced together, whatever is being classified meanwhile."""
 
 import io
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,10 @@ from services.classify.schemas import FlowLabel, LabelsRequest
 from services.classify.service import ClassifyService
 from services.classify.settings import ClassifySettings
 from services.classify.stream import ServedEdition
+from tests.patience import within
 from tests.services.classify.conftest import publish
+
+eventually = within(30)
 
 
 class Switching(io.BytesIO):
@@ -82,3 +86,22 @@ def test_verdicts_of_the_version_before_a_switch_stay_in_its_own_memory(
         assert len(after.verdicts) == len(answer.verdicts)
     finally:
         service.close()
+
+
+def test_it_is_degraded_while_redis_is_away(tmp_path: Path, served: ServedEdition) -> None:
+    publish(Registry(tmp_path / "registry"), served.edition, tmp_path / "first")
+    # A short path of its own: a unix socket's path holds at most 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="errata-") as folder:
+        server = EmbeddedRedis(Path(folder)).start()
+        service = ClassifyService(
+            ClassifySettings(registry=str(tmp_path / "registry"), redis_url=server.url)
+        )
+        try:
+            service.refresh()
+            assert service.readiness().status == "ok"
+            server.stop()
+            eventually(lambda: service.readiness().status == "degraded")
+            assert "Redis is away" in service.readiness().reasons[0]
+        finally:
+            service.close()
+            server.stop()
