@@ -91,8 +91,20 @@ class EventLog:
     def recent(self, most: int = REBASED) -> list[LabelledEvent]:
         """The newest outcomes, oldest first; what another release wrote otherwise is left out."""
         messages: Any = self.client.xrevrange(self.key, count=most)
+        return self._read(messages[::-1])
+
+    def end(self) -> str:
+        """Where the log ends now, for `since`."""
+        last: Any = self.client.xrevrange(self.key, count=1)
+        return last[0][0].decode() if last else "0-0"
+
+    def since(self, end: str) -> list[LabelledEvent]:
+        """The outcomes behind an earlier `end`, oldest first."""
+        return self._read(self.client.xrange(self.key, f"({end}"))
+
+    def _read(self, messages: Any) -> list[LabelledEvent]:
         found, unreadable = [], 0
-        for _, fields in reversed(messages):
+        for _, fields in messages:
             try:
                 found.append(_unpacked(fields))
             except (ValueError, TypeError, KeyError, zlib.error):

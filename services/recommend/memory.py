@@ -173,6 +173,7 @@ class VersionMemory:
         self._keys = MemoryKeys(edition.item_vectors, pause=pause)
         self._encode = RecommenderReplay(edition, self._keys)
         self.rebased: Rebased | None = None
+        self._heard_until = "0-0"
         try:
             self.begin(again=rebase_again, pause=pause)
             self.replica.catch_up(pause)
@@ -194,6 +195,7 @@ class VersionMemory:
             redis.RedisError: the server is gone; a later call goes on.
         """
         scratch = MemoryReplica(self.log, self._policy, d=2 * D_PART, n_classes=1)
+        self._heard_until = self._events.end()
         self.rebased = rebase(
             self.log, self._events, scratch, self._encode, again=again, pause=pause
         )
@@ -201,6 +203,17 @@ class VersionMemory:
     def learn_anew(self, event: LabelledEvent) -> None:
         """An outcome of another version's prediction, as this version would have predicted."""
         learn_anew(self.log, self.replica, self._encode, event)
+
+    def learn_between(self) -> None:
+        """What other versions were told since this one's memory began; an outcome counts once.
+
+        Raises:
+            redis.RedisError: the server is gone.
+        """
+        heard, self._heard_until = self._heard_until, self._events.end()
+        for event in self._events.since(heard):
+            if event.version != self._version:
+                self.learn_anew(event)
 
     def close(self) -> None:
         """Stop tailing."""
@@ -294,8 +307,12 @@ class Memories:
         for memory in list(self._of.values()):
             if memory.rebased is None:  # Redis was away when the version was loaded
                 memory.begin()
-        for version in [each for each in self._of if each not in versions]:
+        gone = [each for each in self._of if each not in versions]
+        for version in gone:
             self._of.pop(version).close()
+        if gone:  # until now they learned alone what they were told
+            for memory in list(self._of.values()):
+                memory.learn_between()
 
     def close(self) -> None:
         """Stop every thread."""

@@ -1,5 +1,9 @@
 """A new version's memory begins with recent outcomes, as the new version predicts them."""
 
+import itertools
+import threading
+
+import httpx
 import numpy as np
 import pytest
 
@@ -86,6 +90,36 @@ def test_a_late_outcome_of_the_version_before_teaches_the_one_that_serves(
         return log.position() > 6
 
     eventually(one_more)
+
+
+def test_what_is_said_while_a_version_is_loaded_reaches_it_too(
+    learned, registry, tmp_path, redis_client
+):
+    client, _ = learned
+    stop, numbers = threading.Event(), itertools.count()
+
+    def load():
+        with httpx.Client(base_url=client.base_url, timeout=30) as own:
+            while not stop.is_set():
+                answered(own, user=f"meanwhile {next(numbers)}")
+
+    loading = threading.Thread(target=load)
+    loading.start()
+    new = publish(registry, tmp_path / "new", seed=1)
+    eventually(lambda: client.get("/healthz").json()["model_version"] == new)
+    stop.set()
+    loading.join()
+
+    def all_of_it():
+        told = {
+            number
+            for event in EventLog(redis_client, model="recommender").recent()
+            for number in event.ids.values()
+        }
+        known = [batch.feedback_ids for batch in entries(redis_client, new)]
+        return len(told) > 6 and told <= set(np.concatenate(known).tolist())
+
+    eventually(all_of_it)
 
 
 def test_decisions_about_the_predecessor_hold_on_and_it_happens_once(
