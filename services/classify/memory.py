@@ -125,6 +125,7 @@ class TrafficMemory:
         self.log = MemoryLog(client, model=MODEL_NAME, version=served.version, tenant=tenant)
         self._events = EventLog(client, model=MODEL_NAME, tenant=tenant)
         self.rebased: Rebased | None = None
+        self._heard_until = "0-0"
         self._names = new_classes_key(self.log)
         self._column = client.register_script(_COLUMN)
         self._policy = policy
@@ -156,6 +157,7 @@ class TrafficMemory:
             redis.RedisError: the server is gone; a later call goes on.
         """
         scratch = MemoryReplica(self.log, self._policy, **self._shape)
+        self._heard_until = self._events.end()
         self.rebased = rebase(self.log, self._events, scratch, self._encode, again=again)
 
     @property
@@ -233,6 +235,17 @@ class TrafficMemory:
             if new and waiting.case:
                 self._events.append(event)
         return answers
+
+    def learn_from_others(self) -> None:
+        """What services of other versions were told since the last call, or since this memory
+        began: replicas do not switch at one time. A label counts once.
+
+        Raises:
+            redis.RedisError: the server is gone.
+        """
+        heard, self._heard_until = self._heard_until, self._events.end()
+        for event in self._events.since(heard):
+            learn_anew(self.log, self.replica, self._encode, event)
 
     def close(self) -> None:
         """Stop tailing; see `Sink`."""

@@ -92,9 +92,11 @@ class FollowedVersion:
             if self.serving is None:
                 self._serve_an_earlier_one()
         memory = None if self.serving is None else self.serving.memory
-        if memory is not None and memory.rebased is None:
-            with suppress(redis.RedisError):  # away since the version was loaded
-                memory.begin()
+        if memory is not None:
+            with suppress(redis.RedisError):
+                if memory.rebased is None:  # it was away when the version was loaded
+                    memory.begin()
+                memory.learn_from_others()
 
     def needed(self) -> Serving:
         """What classifies.

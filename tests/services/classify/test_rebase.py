@@ -76,3 +76,26 @@ def test_labels_move_to_the_next_version_and_so_does_a_new_class(
             new.close()
     finally:
         old.close()
+
+
+def test_a_label_reaches_the_memories_of_both_versions_wherever_it_is_told(
+    mixed: Path, trained: TrafficEdition, redis_client: redis.Redis, tenant: str
+) -> None:
+    served = ServedEdition(deciding(trained, early_exit=1.0), "v1")
+    old = TrafficMemory(redis_client, served, tenant=tenant)
+    new = TrafficMemory(redis_client, ServedEdition(served.edition, "v2"), tenant=tenant)
+    try:
+        first, second, *_ = finals(mixed, served, old)
+        old.write([first])
+        after = replace(second, model_version="v2")
+        new.write([after])
+        told = [Label(each.prediction_id, "telepathy", "analyst") for each in (first, after)]
+        assert old.learn(told) == [Learned.LEARNED] * 2  # the replica has not switched yet
+        assert (old.log.position(), new.log.position()) == (2, 0)
+        for _ in range(2):
+            new.learn_from_others()
+        assert new.log.position() == 2
+        assert new.learn(told) == [Learned.DUPLICATE] * 2
+    finally:
+        old.close()
+        new.close()
