@@ -153,6 +153,11 @@ class MemoryLog:
             pipeline.expire(key, UNSERVED_S)
         pipeline.execute()
 
+    def server_id(self) -> str:
+        """Another one after each start of the server, and of the one that stands in for it."""
+        found: Any = self._redis.info("server")
+        return str(found["run_id"])
+
     def position(self) -> int:
         """Entries ever written."""
         last: Any = self._redis.xrevrange(self.key, count=1)

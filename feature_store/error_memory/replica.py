@@ -96,6 +96,7 @@ class MemoryReplica:
         self._memory = self._empty()
         self._position, self._control = 0, "0-0"
         self._renew_at = 0.0
+        self._server = ""
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self.fresh = False
@@ -136,6 +137,7 @@ class MemoryReplica:
         Raises:
             redis.RedisError: the server is gone.
         """
+        self._server = self._stream.server_id()
         controls, last = self._stream.controls()
         self._rules = _Rules.of(self._default, controls)
         memory, position, self._watch = self._empty(), 0, ErrorWatch()
@@ -199,6 +201,8 @@ class MemoryReplica:
                     self._recover()
                 if time.monotonic() >= self._renew_at:
                     self._stream.renew()
+                    if self._stream.position() < self._position:  # somebody emptied it
+                        self.catch_up()
                     self._renew_at = time.monotonic() + _RENEW_EVERY_S
                 self.poll(block_ms=_BLOCK_MS)
             except redis.RedisError as error:
@@ -212,8 +216,9 @@ class MemoryReplica:
                 self._stop.wait(_RETRY_S)
 
     def _recover(self) -> None:
-        """After an outage: the stream may be as it was, or another, shorter one."""
-        if self._stream.position() < self._position or self._position == 0:
+        """After an outage: a server that started anew, or stands in for another, may lack the
+        newest entries, and others may have been written in their places."""
+        if self._stream.server_id() != self._server or self._position == 0:
             self.catch_up()
         self.fresh = True
 

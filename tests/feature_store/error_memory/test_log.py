@@ -1,5 +1,7 @@
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from feature_store.error_memory.hashing import source_id
 from feature_store.error_memory.log import MemoryLog
 from feature_store.error_memory.replica import MemoryReplica
 from feature_store.error_memory.wire import CorruptEntryError, pack, unpack
-from feature_store.online import connect
+from feature_store.online import EmbeddedRedis, connect
 from tests.patience import within
 
 eventually = within(20)
@@ -290,11 +292,6 @@ def test_many_writers_lose_nothing(log, redis_server):
 
 
 def test_the_memory_is_frozen_while_redis_is_away(tmp_path_factory):
-    import tempfile
-    from pathlib import Path
-
-    from feature_store.online import EmbeddedRedis
-
     with tempfile.TemporaryDirectory(prefix="errata-") as directory:
         server = EmbeddedRedis(Path(directory)).start()
         log = MemoryLog(connect(server.url), model="m", version="v1")
@@ -313,6 +310,31 @@ def test_the_memory_is_frozen_while_redis_is_away(tmp_path_factory):
             eventually(lambda: replica.fresh)
             log.append(batch(1))
             eventually(lambda: replica.position == 128)
+            np.testing.assert_array_equal(answers(replica), answers(replica_of(log)))
+        finally:
+            replica.stop()
+            server.stop()
+
+
+def test_a_server_that_lacks_the_newest_entries_is_read_anew():
+    with tempfile.TemporaryDirectory(prefix="errata-") as directory:
+        server = EmbeddedRedis(Path(directory)).start()
+        log = MemoryLog(connect(server.url), model="m", version="v1")
+        replica = replica_of(log)
+        for seed in range(2):
+            log.append(batch(seed))
+        replica.start()
+        try:
+            eventually(lambda: replica.position == 128)
+            server.stop()
+            eventually(lambda: not replica.fresh)
+            for path in Path(directory).rglob("*aof*"):
+                if path.is_file():
+                    path.unlink()
+            server.start()
+            for seed in (7, 8, 9):  # as many and more, but others
+                log.append(batch(seed))
+            eventually(lambda: replica.fresh and replica.position == 192)
             np.testing.assert_array_equal(answers(replica), answers(replica_of(log)))
         finally:
             replica.stop()
