@@ -38,8 +38,11 @@ if ARGV[1] ~= '' and redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
 redis.call('LPUSH', KEYS[1], ARGV[4])
 redis.call('LTRIM', KEYS[1], 0, ARGV[3] - 1)
 if ARGV[5] ~= '' then
-  redis.call('ZADD', KEYS[3], ARGV[6], ARGV[5])
+  redis.call('ZADD', KEYS[3], 'GT', ARGV[6], ARGV[5])
   redis.call('ZREMRANGEBYRANK', KEYS[3], 0, -ARGV[7] - 1)
+else
+  local hidden = redis.call('ZSCORE', KEYS[3], ARGV[8])
+  if hidden and tonumber(hidden) < tonumber(ARGV[6]) then redis.call('ZREM', KEYS[3], ARGV[8]) end
 end
 if ARGV[1] ~= '' then redis.call('SET', KEYS[2], '1', 'EX', ARGV[2]) end
 revise(KEYS[4])
@@ -111,7 +114,8 @@ class OnlineStore:
         """Put `event` at the head of the user's history; False if the user's `feedback_id` was
         seen before.
 
-        With `hide` its item is also remembered as one that the user does not want.
+        With `hide` its item is also remembered as one that the user does not want, until the user
+        takes it after all.
         """
         seen = self._key("feedback", f"{user_id}\0{feedback_id}")
         applied = self._append(
@@ -122,6 +126,7 @@ class OnlineStore:
             args=[
                 *(feedback_id, FEEDBACK_ID_TTL_S, HISTORY_LENGTH, event.pack()),
                 *(event.item_id if hide else "", event.timestamp_ms, HIDDEN_LENGTH),
+                event.item_id,
             ],
         )
         return bool(applied)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple
 
@@ -132,7 +132,8 @@ class Assortment:
     def seen(self, told: Sequence[str], user: KnownUser) -> Seen:
         """What a request tells, oldest first, and behind it what is stored of its user.
 
-        Feedback can arrive late: what counts is when it happened, as in training.
+        Feedback can arrive late: what counts is when it happened, as in training. Whoever takes an
+        item that was dismissed before wants it again.
         """
         understood = user.understood  # read once: the warm-up of another version sets it too
         if not told and understood is not None and understood[0] is self._mark:
@@ -141,7 +142,11 @@ class Assortment:
         stored = sorted(user.events, key=_WHEN, reverse=True)
         events = [(item_id, "interaction") for item_id in reversed(told)]
         events += [(event.item_id, event.type) for event in stored]
-        seen = self._seen(events, user.hidden)
+        last: dict[str, str] = {}
+        for event in stored:
+            last.setdefault(event.item_id, event.type)
+        wanted = {item_id for item_id, kind in last.items() if kind not in NEGATIVE_SIGNALS}
+        seen = self._seen(events, user.hidden, wanted)
         if not told:
             user.understood = (self._mark, seen)
         return seen
@@ -155,7 +160,9 @@ class Assortment:
             and all(map(np.array_equal, self._proxies, other._proxies))
         )
 
-    def _seen(self, events: Sequence[tuple[str, str]], hidden: Sequence[str]) -> Seen:
+    def _seen(
+        self, events: Sequence[tuple[str, str]], hidden: Sequence[str], wanted: Collection[str]
+    ) -> Seen:
         rows = [self.row(item_id) for item_id, _ in events]
         kinds = [kind for _, kind in events]
         speaking: list[tuple[int, str]] = []
@@ -165,12 +172,12 @@ class Assortment:
             else:
                 proxies = self._proxies[row - self.n_base].tolist()
                 speaking += [(proxy, kind) for proxy in proxies]
-        refused = self.rows(hidden)
+        refused = self.rows(each for each in hidden if each not in wanted)
         met = [row for row in rows if row >= 0]
         unwanted = [
             row
-            for row, kind in zip(rows, kinds, strict=True)
-            if row >= 0 and kind in NEGATIVE_SIGNALS
+            for row, (item_id, kind) in zip(rows, events, strict=True)
+            if row >= 0 and kind in NEGATIVE_SIGNALS and item_id not in wanted
         ]
         return Seen(
             pack_history(events),

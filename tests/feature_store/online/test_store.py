@@ -85,6 +85,18 @@ def test_what_a_user_does_not_want_outlives_the_history(store):
     assert known.hidden == ("unwanted",)
 
 
+def test_what_is_taken_after_all_is_hidden_no_more(store):
+    store.append("u", Event("a", 2_000, "dismiss"), hide=True)
+    store.append("u", Event("a", 1_000, "click"))  # came late, and was before
+    assert store.user("u").hidden == ("a",)
+    store.append("u", Event("a", 3_000, "click"))
+    assert store.user("u").hidden == ()
+    store.append("u", Event("a", 4_000, "dismiss"), hide=True)
+    store.append("u", Event("a", 2_500, "dismiss"), hide=True)
+    store.append("u", Event("a", 3_500, "click"))
+    assert store.user("u").hidden == ("a",)
+
+
 def test_many_users_and_predictions_take_one_round_trip_each(store):
     store.append("a", Event("x", 1))
     found = store.users(["a", "nobody"])

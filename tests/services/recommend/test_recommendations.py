@@ -181,6 +181,21 @@ def test_a_dismissed_item_stays_hidden_even_when_seen_items_are_wanted(client):
     assert not answer["personalised"]  # the dismissal took the click back
 
 
+def test_whoever_takes_what_was_dismissed_wants_it_again_whichever_came_first(client):
+    asked = {"user_id": "u", "history": ["film-war-01"], "k": 120, "exclude_seen": False}
+
+    def say(type, second):
+        when = f"2026-01-01T00:00:{second:02}Z"
+        body = {"user_id": "u", "item_id": "film-war-02", "type": type, "timestamp": when}
+        assert client.post("/v1/feedback", json=body).is_success
+        return "film-war-02" in ids(client.post("/v1/recommendations", json=asked).json())
+
+    assert say("click", 30)
+    assert say("dismiss", 20)  # came late
+    assert not say("dismiss", 40)
+    assert say("click", 50)
+
+
 def test_late_feedback_does_not_become_the_newest(client):
     for item, when in (
         ("film-sea-01", "2024-05-02T00:00:00Z"),
