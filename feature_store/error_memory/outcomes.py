@@ -117,6 +117,7 @@ class Outcomes:
         unanswered: bool = False,
         clock: Callable[[], float] = time.time,
         record: Callable[[LabelledEvent], None] = lambda _: None,
+        policy_of: Callable[[str], str | None] = lambda _: None,
     ) -> None:
         """Join outcomes that arrive within `ttl_s`.
 
@@ -126,6 +127,8 @@ class Outcomes:
             unanswered: whether that is so also of an answer of which nothing was taken; by default
                 it says nothing, for nobody may have seen it.
             record: is told each outcome that was new, with its case.
+            policy_of: fingerprint of the policy by which a version is read now, where that is
+                known. What was served by another says nothing of this one's experts.
         """
         self._redis = client
         self._values = ExpiringValues(client)
@@ -135,6 +138,7 @@ class Outcomes:
         self._ttl_s, self._window_s = ttl_s, window_s
         self._unanswered, self._clock = unanswered, clock
         self._record = record
+        self._policy_of = policy_of
 
     def expect(self, expected: Expected) -> None:
         """Keep what was served until its outcome is known."""
@@ -177,7 +181,7 @@ class Outcomes:
             return False
         now_ms = int(self._clock() * 1_000)
         row = served.names.index(name)
-        entry = _labelled(served, [row], label)
+        entry = self._labelled(served, [row], label)
         entry = replace(
             entry,
             weights=np.array([weight], np.float32),
@@ -219,7 +223,7 @@ class Outcomes:
                 rows = [row for row in range(len(served.names)) if row not in taken]
                 opened: Any = self._redis.get(self._key("opened", prediction_id))
                 source = source_id(served.source) if opened is None else int(opened)
-                entry = _labelled(served, rows, 0.0)
+                entry = self._labelled(served, rows, 0.0)
                 ids = [source_id(f"{prediction_id}\0left\0{row}") for row in rows]
                 entry = replace(
                     entry,
@@ -234,6 +238,12 @@ class Outcomes:
             # Last: a sweep that died before is repeated, and its entries count once.
             self._redis.zrem(self._exposed, prediction_id)
         return written
+
+    def _labelled(self, served: Served, rows: Sequence[int], label: float) -> ErrorBatch:
+        found = _labelled(served, rows, label)
+        if self._policy_of(served.version) in (None, served.fingerprint):
+            return found
+        return replace(found, losses=np.full_like(found.losses, np.nan))
 
     def _tell(self, served: Served, entry: ErrorBatch, rows: Sequence[int]) -> None:
         if not served.case or not rows:

@@ -110,8 +110,10 @@ class MemoryPolicy(_Frozen):
         return ("base", *kernels, *sketches)
 
     def fingerprint(self) -> str:
-        """Changes when a parameter does: losses of another policy's experts are not comparable."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
+        """Changes when a parameter does, and not with the switch: losses of another policy's
+        experts are not comparable."""
+        facts = self.model_dump_json(exclude={"enabled"})
+        return hashlib.sha256(facts.encode()).hexdigest()[:12]
 
 
 PolicyName = Literal["mixture", "reloop2", "reloop2_gamma0", "decayed", "ring", "off"]

@@ -248,6 +248,7 @@ class Memories:
             window_s=window_s,
             unanswered=unanswered,
             record=self._record,
+            policy_of=self._policy_of,
         )
         self._waiting = waiting
 
@@ -327,6 +328,10 @@ class Memories:
         if event.version not in self._of:
             for memory in list(self._of.values()):
                 memory.learn_anew(event)
+
+    def _policy_of(self, version: str) -> str | None:
+        memory = self._of.get(version)
+        return None if memory is None else memory.replica.policy.fingerprint()
 
     def _append(self, version: str, batch: ErrorBatch) -> Appended:
         memory = self._of.get(version)

@@ -95,6 +95,21 @@ def test_what_is_left_is_said_by_whoever_opened_the_window(outcomes, log, clock)
     assert log.said_by("mallory") == 3
 
 
+def test_losses_of_another_policys_experts_are_left_out(redis_client, log, clock):
+    policy = ["policy"]
+    outcomes = Outcomes(
+        redis_client, lambda _, batch: log.append(batch), model="m", window_s=60, clock=clock,
+        policy_of=lambda _: policy[0],
+    )  # fmt: skip
+    outcomes.expect(expected("p1"))
+    assert outcomes.outcome("p1", "a", 1.0, feedback_id="f")
+    policy[0] = "tuned since"
+    assert outcomes.outcome("p1", "b", 1.0, feedback_id="f2")
+    before, after = (batch.losses for _, batch in log.entries())
+    assert np.isfinite(before).all()
+    assert np.isnan(after).all()
+
+
 def test_another_catalogues_answers_are_left_to_it(outcomes, log, clock, redis_client):
     other = MemoryLog(redis_client, model="other", version="v1")
     beside = Outcomes(
