@@ -157,7 +157,7 @@ class ServeSettings(_Settings):
     def _predictions_outlive_the_windows(self) -> ServeSettings:
         wait_s = self.limits.prediction_ttl_s
         for name, each in self.every_catalogue().items():
-            if each.exposure_window_s > wait_s:
+            if each.exposure_window_s >= wait_s:
                 raise ValueError(
                     f"exposure_window_s of the catalogue '{name}' is {each.exposure_window_s:g}, "
                     f"and predictions are kept for limits.prediction_ttl_s = {wait_s}: what was "
