@@ -32,6 +32,7 @@ CAP = 2**20
 UNSERVED_S = 30 * 86_400
 SEEN_PERIOD_S = 3 * 86_400
 _FETCHED = 512
+_LEFT_OUT = ("forget", "cut")  # decisions about entries
 
 # One round trip, atomic: an id counts once, the rest becomes one message, the stream stays capped.
 # Ids are looked up many at a time: a call a piece would cost more than all the rest.
@@ -154,9 +155,13 @@ class MemoryLog:
         pipeline.execute()
 
     def server_id(self) -> str:
-        """Another one after each start of the server, and of the one that stands in for it."""
-        found: Any = self._redis.info("server")
-        return str(found["run_id"])
+        """Another one after each start of the server, and of the one that stands in for it; always
+        the same of a server that does not say."""
+        try:
+            found: Any = self._redis.info("server")
+        except redis.ResponseError:
+            return ""
+        return str(found.get("run_id", ""))
 
     def position(self) -> int:
         """Entries ever written."""
@@ -208,9 +213,10 @@ class MemoryLog:
 
     def inherit(self, predecessor: str | None) -> None:
         """What was decided about other versions of the model holds on: sources and entries that
-        any of them left out, and the predecessor's switch and policy, where this version has no
-        decision of its own yet. All of it at once, or nothing."""
+        any of them left out, and the predecessor's switch and policy, where this version has
+        neither yet. All of it at once, or nothing."""
         own = self.controls()[0]
+        undecided = all(each.kind in _LEFT_OUT for each in own)
         known = {(each.kind, str(each.values.get("id"))) for each in own}
         names: Any = self._redis.smembers(self._decided)
         others = {each.decode() for each in names} | ({predecessor} if predecessor else set())
@@ -221,10 +227,10 @@ class MemoryLog:
             ).controls()[0]
             for control in before:
                 name = (control.kind, str(control.values.get("id")))
-                if control.kind in ("forget", "cut"):
+                if control.kind in _LEFT_OUT:
                     wanted = name not in known
                 else:
-                    wanted = version == predecessor and not own
+                    wanted = version == predecessor and undecided
                 if wanted:
                     known.add(name)
                     values = orjson.dumps(control.values)

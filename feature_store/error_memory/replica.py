@@ -218,7 +218,11 @@ class MemoryReplica:
     def _recover(self) -> None:
         """After an outage: a server that started anew, or stands in for another, may lack the
         newest entries, and others may have been written in their places."""
-        if self._stream.server_id() != self._server or self._position == 0:
+        if (
+            self._stream.server_id() != self._server
+            or self._stream.position() < self._position
+            or self._position == 0
+        ):
             self.catch_up()
         self.fresh = True
 
