@@ -248,16 +248,23 @@ class EmbeddedRedis:
         with connect(self.url, timeout_s=_ANSWER_TIMEOUT_S) as client:
             try:
                 client.ping()
+                if self._is_abandoned(client):
+                    return _Found.ENDING
+                client.ping()  # it may have ended while that was looked at
             except BusyLoadingError:
                 return _Found.LOADING
             except redis.TimeoutError:
                 return _Found.SILENT
             except redis.RedisError:
                 return _Found.ABSENT
-            return _Found.ENDING if self._is_abandoned(client) else _Found.READY
+            return _Found.READY
 
     def _is_abandoned(self, client: redis.Redis) -> bool:
-        """Whether the server's parent has ended: the kernel then ends it within a moment."""
+        """Whether the server's parent has ended: the kernel then ends it within a moment.
+
+        Raises:
+            redis.RedisError: the server is gone.
+        """
         if self._process is not None or sys.platform != "linux":
             return False
         try:
@@ -268,7 +275,7 @@ class EmbeddedRedis:
                 return False
             parent = (server / "stat").read_text().rpartition(")")[2].split()[1]
             return parent != self._owner.read_text()
-        except (OSError, redis.RedisError):
+        except OSError:  # in another container, or it has ended
             return False
 
     @contextmanager

@@ -312,7 +312,8 @@ def test_verdicts_of_an_upload_are_heard_by_everyone_who_listens(
 def test_a_replayed_capture_is_watched_and_told(
     version: str, settings: Settings, mixed: Path, redis_server, redis_client
 ) -> None:
-    watch = Watch(capture=mixed, replay=0.5, redis_stream="seen")
+    # Some twenty seconds long: it must not have ended when the listener comes.
+    watch = Watch(capture=mixed, replay=0.05, redis_stream="seen")
     with (
         serving(settings(watch=watch, redis_url=redis_server.url)) as client,
         client.stream("GET", "/v1/verdicts") as stream,
