@@ -243,6 +243,7 @@ def register(app: typer.Typer) -> None:
         from pipelines.memory.tuning import tune as choose
         from pipelines.progress import Terminal
 
+        guards = served_policy(model)
         if data is not None and _holds_days(data):
             if apply:
                 raise ValueError("--apply: these days are seen by a network of their own")
@@ -252,12 +253,10 @@ def register(app: typer.Typer) -> None:
         elif data is not None:
             kind: Kind = "traffic" if model == TRAFFIC else "recommender"
             stream = open_subject(kind, version, data, reporter=Terminal()).stream
-            guards = served_policy(model)
             tuning = choose(stream, delays=(256,), guards=guards, reporter=Terminal())
         else:
             with opened_memory(model, version, tenant) as opened:
                 stream = of_entries([batch for _, batch in opened.log.entries()])
-            guards = served_policy(model)
             tuning = choose(stream, delays=(256,), guards=guards, reporter=Terminal())
         if apply:
             with opened_memory(model, version, tenant) as opened:

@@ -181,7 +181,7 @@ class Outcomes:
             return False
         now_ms = int(self._clock() * 1_000)
         row = served.names.index(name)
-        entry = self._labelled(served, [row], label)
+        entry = self._entry(served, [row], label)
         entry = replace(
             entry,
             weights=np.array([weight], np.float32),
@@ -223,7 +223,7 @@ class Outcomes:
                 rows = [row for row in range(len(served.names)) if row not in taken]
                 opened: Any = self._redis.get(self._key("opened", prediction_id))
                 source = source_id(served.source) if opened is None else int(opened)
-                entry = self._labelled(served, rows, 0.0)
+                entry = self._entry(served, rows, 0.0)
                 ids = [source_id(f"{prediction_id}\0left\0{row}") for row in rows]
                 entry = replace(
                     entry,
@@ -239,7 +239,7 @@ class Outcomes:
             self._redis.zrem(self._exposed, prediction_id)
         return written
 
-    def _labelled(self, served: Served, rows: Sequence[int], label: float) -> ErrorBatch:
+    def _entry(self, served: Served, rows: Sequence[int], label: float) -> ErrorBatch:
         found = _labelled(served, rows, label)
         if self._policy_of(served.version) in (None, served.fingerprint):
             return found

@@ -243,9 +243,10 @@ class TrafficMemory:
         Raises:
             redis.RedisError: the server is gone.
         """
-        heard, self._heard_until = self._heard_until, self._events.end()
-        for event in self._events.since(heard):
+        end = self._events.end()
+        for event in self._events.since(self._heard_until):
             learn_anew(self.log, self.replica, self._encode, event)
+        self._heard_until = end
 
     def close(self) -> None:
         """Stop tailing; see `Sink`."""

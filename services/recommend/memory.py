@@ -210,10 +210,11 @@ class VersionMemory:
         Raises:
             redis.RedisError: the server is gone.
         """
-        heard, self._heard_until = self._heard_until, self._events.end()
-        for event in self._events.since(heard):
+        end = self._events.end()
+        for event in self._events.since(self._heard_until):
             if event.version != self._version:
                 self.learn_anew(event)
+        self._heard_until = end
 
     def close(self) -> None:
         """Stop tailing."""
@@ -238,6 +239,7 @@ class Memories:
         written."""
         self._client, self._model, self._tenant = client, model, tenant
         self._of: dict[str, VersionMemory] = {}
+        self._apart = False  # whether a version is gone whose last outcomes the others lack
         self._events = EventLog(client, model=model, tenant=tenant)
         self._outcomes = Outcomes(
             client,
@@ -311,9 +313,11 @@ class Memories:
         gone = [each for each in self._of if each not in versions]
         for version in gone:
             self._of.pop(version).close()
-        if gone:  # until now they learned alone what they were told
+        self._apart = self._apart or bool(gone)
+        if self._apart:  # until now they learned alone what they were told
             for memory in list(self._of.values()):
                 memory.learn_between()
+            self._apart = False
 
     def close(self) -> None:
         """Stop every thread."""
