@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from errata import __version__
+from errata.cli.champion import (
+    KEPT,
+    alarm_of,
+    champion_of,
+    finish,
+    is_calm,
+    labelled_online,
+    left_out,
+    redis_client,
+)
 from errata.cli.interrupt import ends_promptly
 from errata.cli.options import ConfigFile, Json, MaxRejectShare, Overrides, parse_overrides
-from errata.cli.serve import redis_url
-from errata.console import err, out, print_json
 from errata.settings import Settings
 from feature_store.error_memory.hashing import source_id
 from feature_store.registry.names import RECOMMENDER, TRAFFIC
@@ -22,13 +27,7 @@ from feature_store.registry.names import RECOMMENDER, TRAFFIC
 if TYPE_CHECKING:
     import redis
 
-    from feature_store.error_memory.events import LabelledEvent, Rebased
-    from feature_store.registry import Manifest, Registry
-    from pipelines.challenge import Challenge
-
-# The champion stays: neither a success nor a failure.
-KEPT = 3
-_TIMEOUT_S = 30.0
+    from feature_store.error_memory.events import Rebased
 
 Margin = Annotated[float, typer.Option(help="What the difference, or its interval, must be above.")]
 RuleName = Annotated[
@@ -88,10 +87,10 @@ def register(app: typer.Typer) -> None:
         from pipelines.recommender.pipeline import run
 
         settings = Settings()
-        alarm = _alarm(RECOMMENDER, tenant, settings)
-        if if_drift and _calm(RECOMMENDER, alarm, json=json, exit_zero=exit_zero):
+        alarm = alarm_of(RECOMMENDER, tenant, settings)
+        if if_drift and is_calm(RECOMMENDER, alarm, json=json, exit_zero=exit_zero):
             return
-        registry, directory, manifest = _champion(RECOMMENDER, settings)
+        registry, directory, manifest = champion_of(RECOMMENDER, settings)
         changes = {"split.kind": "temporal", "split.test_share": window}
         changes |= parse_overrides(overrides)
         if config is None and manifest is not None:
@@ -105,8 +104,8 @@ def register(app: typer.Typer) -> None:
             rejects_path=settings.home / "rejects",
             pseudonyms=settings.pseudonyms,
         )
-        with _redis(settings) as client:
-            forgotten, _ = _left_out(client, manifest, RECOMMENDER, tenant)
+        with redis_client(settings) as client:
+            forgotten, _ = left_out(client, manifest, RECOMMENDER, tenant)
         feedback = read_feedback(settings)
         feedback = feedback.filter(
             [source_id(user) not in forgotten for user in feedback["user_id"].to_list()]
@@ -141,7 +140,7 @@ def register(app: typer.Typer) -> None:
             memory.close()
             return memory.rebased
 
-        _finish(RECOMMENDER, found, begin, registry, settings, tenant, alarm, json, exit_zero)
+        finish(RECOMMENDER, found, begin, registry, settings, tenant, alarm, json, exit_zero)
 
     @group.command("traffic")
     def retrain_traffic(
@@ -181,17 +180,17 @@ def register(app: typer.Typer) -> None:
         from pipelines.traffic.pipeline import read, run_on
 
         settings = Settings()
-        alarm = _alarm(TRAFFIC, tenant, settings)
-        if if_drift and _calm(TRAFFIC, alarm, json=json, exit_zero=exit_zero):
+        alarm = alarm_of(TRAFFIC, tenant, settings)
+        if if_drift and is_calm(TRAFFIC, alarm, json=json, exit_zero=exit_zero):
             return
-        registry, directory, manifest = _champion(TRAFFIC, settings)
+        registry, directory, manifest = champion_of(TRAFFIC, settings)
         changes = parse_overrides(overrides)
         if config is None and manifest is not None:
             chosen = TrafficConfig.model_validate(manifest.config).changed(**changes)
         else:
             chosen = TrafficConfig.load(config, changes)
         reporter = Terminal()
-        events = _events(TRAFFIC, manifest, tenant, settings)
+        events = labelled_online(TRAFFIC, manifest, tenant, settings)
         online = feedback_flows(events, packets=chosen.network.packets)
         reporter.say(f"{0 if online is None else len(online):,} flows were labelled online")
         with ends_promptly("interrupted: nothing is published"):
@@ -241,141 +240,7 @@ def register(app: typer.Typer) -> None:
             memory.close()
             return memory.rebased
 
-        _finish(TRAFFIC, found, begin, registry, settings, tenant, alarm, json, exit_zero)
-
-
-def _champion(model: str, settings: Settings) -> tuple[Registry, Path | None, Manifest | None]:
-    from feature_store.registry import Registry, UnknownVersionError
-
-    registry = Registry(settings.registry, cache=settings.home / "cache" / "registry")
-    try:
-        directory, manifest = registry.open(model, registry.resolve(model, "champion"))
-    except UnknownVersionError:
-        return registry, None, None
-    return registry, directory, manifest
-
-
-@contextmanager
-def _redis(settings: Settings) -> Iterator[redis.Redis]:
-    from feature_store.online import connect
-
-    with redis_url(settings) as url:
-        client = connect(url, timeout_s=_TIMEOUT_S)
-        try:
-            yield client
-        finally:
-            client.close()
-
-
-def _left_out(
-    client: redis.Redis, champion: Manifest | None, model: str, tenant: str
-) -> tuple[frozenset[int], frozenset[int]]:
-    """See `MemoryLog.left_out`: of the champion, which has its predecessors' decisions."""
-    from feature_store.error_memory.log import MemoryLog
-
-    if champion is None:
-        return frozenset(), frozenset()
-    return MemoryLog(client, model=model, version=champion.version, tenant=tenant).left_out()
-
-
-def _events(
-    model: str, champion: Manifest | None, tenant: str, settings: Settings
-) -> list[LabelledEvent]:
-    """What was labelled online, without what was cut out of the champion's memory."""
-    from feature_store.error_memory.events import CAP, EventLog
-
-    with _redis(settings) as client:
-        sources, entries = _left_out(client, champion, model, tenant)
-        return [
-            each
-            for each in EventLog(client, model=model, tenant=tenant).recent(CAP)
-            if each.source not in sources and entries.isdisjoint(each.ids.values())
-        ]
-
-
-def _alarm(model: str, tenant: str, settings: Settings) -> dict[str, Any] | None:
-    from feature_store.error_memory.drift import DriftFlag
-
-    with _redis(settings) as client:
-        return DriftFlag(client, model=model, tenant=tenant).read()
-
-
-def _calm(model: str, alarm: dict[str, Any] | None, *, json: bool, exit_zero: bool) -> bool:
-    """Whether no alarm was raised; says so, and exits with what stands for it."""
-    if alarm is not None:
-        err.print(
-            f"errors of {model} {alarm['version']} rose from {alarm['before']:.3f} to "
-            f"{alarm['after']:.3f}",
-            highlight=False,
-        )
-        return False
-    if json:
-        print_json({"promoted": False, "reason": "no drift"})
-    else:
-        out.print(f"no alarm was raised for {model}: nothing to do")
-    if not exit_zero:
-        raise typer.Exit(KEPT)
-    return True
-
-
-def _finish(
-    model: str,
-    found: Challenge,
-    begin: Callable[[redis.Redis], Rebased | None],
-    registry: Registry,
-    settings: Settings,
-    tenant: str,
-    alarm: dict[str, Any] | None,
-    json: bool,
-    exit_zero: bool,
-) -> None:
-    """Promote, begin the new memory, answer the alarm, and say what happened."""
-    from feature_store.error_memory.drift import DriftFlag
-
-    stays = f"{found.champion_version} stays champion"
-    if found.promote and (moved := _moved(registry, model, found.champion_version)):
-        found, stays = replace(found, promote=False, reason=moved), "nothing is promoted"
-    told: dict[str, Any] = {"promoted": found.promote, **found.to_json()}
-    rebased = None
-    with _redis(settings) as client:
-        if found.promote:
-            # Before the alias moves: a replica that loads the version finds its memory begun.
-            rebased = begin(client)
-            registry.promote(model, found.challenger_version, alias="champion")
-        flag = DriftFlag(client, model=model, tenant=tenant)
-        if flag.read() == alarm:  # another one that was raised meanwhile stays
-            flag.clear()
-    told["rebased"] = None if rebased is None else rebased.events
-    if json:
-        print_json(told)
-    else:
-        window = found.window
-        out.print(
-            f"{window.cases:,} cases from {window.begins or 'the split'} on; "
-            f"seen by the champion: {window.champion_saw_it}",
-            highlight=False,
-            soft_wrap=True,
-        )
-        before = "" if found.champion is None else f", champion {found.champion:.4f}"
-        out.print(f"{found.metric}: challenger {found.challenger:.4f}{before}", highlight=False)
-        if found.promote:
-            out.print(f"promoted {found.challenger_version}: {found.reason}", highlight=False)
-        else:
-            out.print(f"{stays}: {found.reason}", highlight=False)
-        if rebased is not None:
-            out.print(f"its memory begins with {rebased.events:,} outcomes", highlight=False)
-    if not found.promote and not exit_zero:
-        raise typer.Exit(KEPT)
-
-
-def _moved(registry: Registry, model: str, compared: str | None) -> str | None:
-    """Why what was compared is not the champion any more: training took a while."""
-    from feature_store.registry import UnknownVersionError
-
-    now = None
-    with suppress(UnknownVersionError):
-        now = registry.resolve(model, "champion")
-    return None if now == compared else f"{now} became champion while this was training"
+        finish(TRAFFIC, found, begin, registry, settings, tenant, alarm, json, exit_zero)
 
 
 def _known(feedback: Any, dataset: Any) -> Any:

@@ -4,8 +4,8 @@ import time
 import numpy as np
 import pytest
 
+from errata.cli.champion import KEPT
 from errata.cli.main import run
-from errata.cli.retrain import KEPT
 from feature_store.editions.replaying import pack_case, pack_history
 from feature_store.error_memory.drift import Alarm, DriftFlag
 from feature_store.error_memory.events import EventLog, LabelledEvent
